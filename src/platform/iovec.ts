@@ -1,0 +1,46 @@
+// struct iovec arrays for readv(2) and writev(2), filled without allocating.
+
+import { NativeBuffer } from './native-buffer.js';
+import { TWO_POW_32, type HostAddress } from './units.js';
+
+/** The kernel's limit on entries per call (UIO_MAXIOV). */
+export const IOV_MAX = 1024;
+
+/** struct iovec { void *iov_base; size_t iov_len; } */
+const IOVEC_WORDS = 4;
+
+/**
+ * A reusable array of `struct iovec`. `add` appends an entry; `count` entries and `totalBytes` are what the next
+ * readv or writev passes. Lengths are below 2^32. Entries are never merged: the caller knows its segments.
+ */
+export class IovecArray {
+  readonly address: HostAddress;
+  readonly capacity: number;
+  count = 0;
+  totalBytes = 0;
+  private readonly words: Uint32Array;
+  private readonly memory: NativeBuffer;
+
+  constructor(capacity = IOV_MAX) {
+    this.capacity = capacity;
+    this.memory = new NativeBuffer(capacity * IOVEC_WORDS * 4);
+    this.words = new Uint32Array(this.memory.bytes.buffer);
+    this.address = this.memory.address;
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.totalBytes = 0;
+  }
+
+  /** Appends `length` bytes at `address`. The caller checks `count < capacity`. */
+  add(address: number, length: number): void {
+    const word = this.count * IOVEC_WORDS;
+    const low = address >>> 0;
+    this.words[word] = low;
+    this.words[word + 1] = (address - low) / TWO_POW_32;
+    this.words[word + 2] = length;
+    this.count++;
+    this.totalBytes += length;
+  }
+}
