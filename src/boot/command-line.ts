@@ -1,0 +1,62 @@
+// The kernel command line: the user's, or the default, plus one entry per virtio-mmio device so that a guest without
+// ACPI finds them. Main thread.
+//
+// Syntax of the entries: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device=<size>@<base>:<irq>`.
+
+import { BootError } from './errors.js';
+import { COMMAND_LINE_MAX_SIZE } from './layout.js';
+import { hex } from '../platform/units.js';
+
+/** `reboot=k` asks for the i8042 reset, which ends the VM; `panic=-1` reboots at once instead of hanging. */
+export const DEFAULT_LINUX_CMDLINE = 'console=ttyS0 reboot=k panic=-1';
+
+/** Every virtio-mmio device has one page of registers. */
+export const VIRTIO_MMIO_REGION = '4K';
+
+/** Where a guest finds one virtio-mmio device. */
+export interface VirtioMmioPlacement {
+  readonly gpa: number;
+  /** The interrupt line (GSI), not 0: Linux refuses that. */
+  readonly irq: number;
+}
+
+/**
+ * `base` with an entry for each device. Parameters after a lone `--` belong to init, so the entries go before it.
+ * Throws BootError `cmdline-too-long` or `cmdline-invalid`.
+ */
+export function buildCommandLine(base: string, devices: readonly VirtioMmioPlacement[]): string {
+  const entries = devices.map((device) => `virtio_mmio.device=${VIRTIO_MMIO_REGION}@${hex(device.gpa)}:${device.irq}`);
+  const [forKernel, forInit] = splitAtInitArguments(base.trim());
+  const line = [forKernel, ...entries, forInit].filter((part) => part !== '').join(' ');
+  checkCommandLine(line, entries.length);
+  return line;
+}
+
+/** Throws BootError when `line` cannot be given to a kernel. */
+export function checkCommandLine(line: string, deviceCount = 0): void {
+  if (line.includes('\0')) {
+    throw new BootError('cmdline-invalid', 'the kernel command line contains a NUL character', 'remove it');
+  }
+  const size = Buffer.byteLength(line) + 1;
+  if (size > COMMAND_LINE_MAX_SIZE) {
+    const ours = deviceCount === 0 ? '' : ` (entries for ${deviceCount} virtio devices included)`;
+    throw new BootError(
+      'cmdline-too-long',
+      `the kernel command line is ${size - 1} bytes long${ours}, and the most is ${COMMAND_LINE_MAX_SIZE - 1}`,
+      `shorten it by ${size - COMMAND_LINE_MAX_SIZE} bytes`,
+    );
+  }
+}
+
+/** Splits before the first `--` that stands alone outside double quotes, as Linux's next_arg() sees it. */
+function splitAtInitArguments(line: string): [string, string] {
+  let quoted = false;
+  for (let index = 0; index < line.length; index++) {
+    if (line[index] === '"') quoted = !quoted;
+    if (quoted || !line.startsWith('--', index)) continue;
+    const startsWord = index === 0 || /\s/.test(line[index - 1]);
+    const endsWord = index + 2 === line.length || /\s/.test(line[index + 2]);
+    if (startsWord && endsWord) return [line.slice(0, index).trimEnd(), line.slice(index)];
+  }
+  return [line, ''];
+}

@@ -1,0 +1,56 @@
+// What can be wrong with a kernel, an initramfs, a command line or the memory they must fit in.
+//
+// All of it is the caller's mistake (or their disk's), found before the guest starts: each error says what is wrong
+// with which file, and how to mend it.
+
+export type BootErrorCode =
+  /** The file does not exist. */
+  | 'not-found'
+  /** This user may not read the file. */
+  | 'no-permission'
+  /** A directory, socket, FIFO or device. */
+  | 'not-a-file'
+  /** The host could not read the file; `cause` has the errno. */
+  | 'io'
+  /** A file of no bytes. */
+  | 'empty'
+  /** The file ends before what its headers promise. */
+  | 'truncated'
+  /** Not an ELF file at all, but something else, named in the message. */
+  | 'wrong-format'
+  /** An ELF file for another machine, word size or byte order. */
+  | 'wrong-machine'
+  /** An ELF file for this machine that is no kernel: an object file, a library, a program, a core dump. */
+  | 'not-a-kernel'
+  /** ELF headers that contradict themselves. */
+  | 'bad-elf'
+  /** A segment or entry point where this monitor cannot put it, whatever the memory size. */
+  | 'bad-placement'
+  /** The kernel needs more memory than the guest has. */
+  | 'memory-too-small'
+  /** The initramfs does not fit beside the kernel. */
+  | 'initramfs-too-large'
+  | 'cmdline-too-long'
+  | 'cmdline-invalid'
+  | 'too-many-cpus';
+
+/** A guest that cannot be loaded. */
+export class BootError extends Error {
+  override readonly name = 'BootError';
+  readonly code: BootErrorCode;
+  /** The file that is at fault, if it is a file. */
+  readonly path: string | undefined;
+  /** What is wrong. */
+  readonly detail: string;
+  /** What the user can do about it. */
+  readonly mend: string;
+
+  constructor(code: BootErrorCode, detail: string, mend: string, about: { path?: string; cause?: unknown } = {}) {
+    const where = about.path === undefined ? '' : `${about.path}: `;
+    super(`${where}${detail}; ${mend}`, about.cause === undefined ? undefined : { cause: about.cause });
+    this.code = code;
+    this.path = about.path;
+    this.detail = detail;
+    this.mend = mend;
+  }
+}

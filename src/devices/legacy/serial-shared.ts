@@ -1,0 +1,76 @@
+// The state of one serial port as all threads share it: registers and two byte rings.
+//
+//   tx ring: guest to host. Producer: the vCPU thread that holds the device lock. Consumer: the main thread alone.
+//   rx ring: host to guest. Producer: the main thread alone. Consumer: the vCPU thread that holds the device lock.
+//
+// Ring indices run free, wrap on 32-bit arithmetic and are masked on access. An index is published (Atomics.store)
+// after the bytes it covers were written or read, so its partner's Atomics.load of it makes those accesses safe.
+
+/** What the threads of one VM share of a serial port: plain data for `workerData` or `postMessage`. */
+export interface SerialShared {
+  readonly words: SharedArrayBuffer;
+  readonly tx: SharedArrayBuffer;
+  readonly rx: SharedArrayBuffer;
+}
+
+/** Room for a burst of boot messages while the main thread is busy: at 40 bytes a line, some six thousand lines. */
+export const DEFAULT_TX_RING_SIZE = 256 * 1024;
+/** A large paste; what does not fit stays with the caller. */
+export const DEFAULT_RX_RING_SIZE = 64 * 1024;
+
+/** Word indices in `SerialShared.words`. */
+export const WORD = {
+  /** The device lock (platform/shared-lock). It guards every word that is not said to be atomic. */
+  LOCK: 0,
+  IER: 1,
+  FCR: 2,
+  LCR: 3,
+  MCR: 4,
+  SCR: 5,
+  /** Divisor latch, DLM << 8 | DLL. */
+  DIVISOR: 6,
+  /** 1: the transmitter-empty interrupt condition holds and was not acknowledged. */
+  THRE_PENDING: 7,
+  /** LSR error bits not yet read. */
+  LSR_ERRORS: 8,
+  /** The level of the interrupt output as last computed: 0 or 1. */
+  INTERRUPT_LEVEL: 9,
+  /** The loopback FIFO (MCR.LOOP): free-running indices into LOOP_BYTES. */
+  LOOP_HEAD: 10,
+  LOOP_TAIL: 11,
+  /** Atomic, as are all words from here to RX_BLOCKED. */
+  TX_HEAD: 12,
+  TX_TAIL: 13,
+  /** 1: LSR.THRE was withdrawn because the tx ring is full; the consumer must give it back. */
+  TX_STALLED: 14,
+  /** 1: the consumer sleeps and wants a wake-up for the next byte. */
+  CONSUMER_ARMED: 15,
+  /** Bytes that the guest wrote although LSR.THRE was 0 and the ring full. */
+  TX_LOST: 16,
+  RX_HEAD: 17,
+  RX_TAIL: 18,
+  /** 1: the host has input that did not fit into the rx ring, and wants a wake-up when half of it is free. */
+  RX_BLOCKED: 19,
+  /** 16 words, one loopback byte each. */
+  LOOP_BYTES: 20,
+} as const;
+
+/** Depth of the 16550A's FIFOs. */
+export const FIFO_DEPTH = 16;
+
+const WORD_COUNT = WORD.LOOP_BYTES + FIFO_DEPTH;
+
+/** Makes the shared state of a serial port in its reset state. Ring sizes must be powers of two, at least 32. */
+export function createSerialShared(
+  sizes: { readonly txRingSize?: number; readonly rxRingSize?: number } = {},
+): SerialShared {
+  const { txRingSize = DEFAULT_TX_RING_SIZE, rxRingSize = DEFAULT_RX_RING_SIZE } = sizes;
+  for (const size of [txRingSize, rxRingSize]) {
+    if (!Number.isInteger(Math.log2(size)) || size < 32) throw new RangeError(`ring size ${size} is no power of two`);
+  }
+  return {
+    words: new SharedArrayBuffer(WORD_COUNT * Int32Array.BYTES_PER_ELEMENT),
+    tx: new SharedArrayBuffer(txRingSize),
+    rx: new SharedArrayBuffer(rxRingSize),
+  };
+}
