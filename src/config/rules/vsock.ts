@@ -1,0 +1,60 @@
+// Rules for the vsock device: which context ids a guest can have (virtio 1.2, 5.10.4), and that the socket's path
+// leaves room for the port suffix of guest-initiated connections.
+
+import type { VsockConfig } from '../vm-config.js';
+import { checkCreatable } from './files.js';
+import type { Complain } from './rule.js';
+
+/** The lowest context id that a guest can have; those below mean something else. */
+export const MIN_GUEST_CID = 3;
+/** The highest: the one above is VMADDR_CID_ANY. */
+export const MAX_GUEST_CID = 0xffff_fffe;
+
+/** sizeof(sockaddr_un.sun_path), which must hold the path and a NUL. */
+const SUN_PATH_SIZE = 108;
+/** A guest-initiated connection to port P goes to `<socket>_P`. */
+const LONGEST_PORT_SUFFIX = '_4294967295';
+export const MAX_SOCKET_PATH_BYTES = SUN_PATH_SIZE - 1 - LONGEST_PORT_SUFFIX.length;
+
+const RESERVED_CIDS: ReadonlyMap<number, string> = new Map([
+  [0, '0 is reserved (VMADDR_CID_HYPERVISOR)'],
+  [1, '1 is the loopback of whoever uses it (VMADDR_CID_LOCAL)'],
+  [2, '2 is the host itself (VMADDR_CID_HOST)'],
+  [0xffff_ffff, '4294967295 means any context (VMADDR_CID_ANY)'],
+]);
+
+export function checkVsock(vsock: VsockConfig, complain: Complain): void {
+  checkCid(vsock.cid, complain);
+  checkSocketPath(vsock.socket, complain);
+}
+
+function checkCid(cid: number, complain: Complain): void {
+  const mend = `Use ${MIN_GUEST_CID} to ${MAX_GUEST_CID}.`;
+  const reserved = RESERVED_CIDS.get(cid);
+  if (reserved !== undefined) complain('vsock.cid', cid, { code: 'RESERVED', problem: reserved, mend });
+  if (!Number.isInteger(cid)) {
+    complain('vsock.cid', cid, { code: 'WRONG_TYPE', problem: `${cid} is not a whole number`, mend });
+  }
+  if (cid < 0) complain('vsock.cid', cid, { code: 'OUT_OF_RANGE', problem: `${cid} is negative`, mend });
+  if (cid > MAX_GUEST_CID) {
+    complain('vsock.cid', cid, {
+      code: 'OUT_OF_RANGE',
+      problem: `${cid} is too large: a context id here has 32 bits`,
+      mend,
+    });
+  }
+}
+
+function checkSocketPath(socket: string, complain: Complain): void {
+  const length = Buffer.byteLength(socket);
+  if (length > MAX_SOCKET_PATH_BYTES) {
+    complain('vsock.socket', socket, {
+      code: 'TOO_LONG',
+      problem:
+        `the path has ${length} bytes, and with a port suffix (${LONGEST_PORT_SUFFIX}) it would not fit the ` +
+        `${SUN_PATH_SIZE} bytes of a Unix socket address`,
+      mend: `Use a path of at most ${MAX_SOCKET_PATH_BYTES} bytes.`,
+    });
+  }
+  checkCreatable(complain, 'vsock.socket', socket);
+}
