@@ -1,0 +1,112 @@
+// Runs the tests, group by group, and says at the very end how many passed and failed in all.
+//
+//   npm test                       everything
+//   npm test -- unit kvm           these groups
+//   npm test -- vsock              test files with this in their path, of every group
+//   npm test -- -t 'name'          tests with this in their name (and any other option of jest)
+//
+// The groups: unit needs no KVM; kvm runs the built-in guest; linux boots the Linux guest. Without a usable /dev/kvm the
+// last two are skipped, or failed where nothing may be skipped: with CI=true or TSVMM_REQUIRE_ALL=1.
+
+import { spawn } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { GROUPS } from '../jest.config.js';
+
+/** How long jest may take to exit after its last test; whatever still holds it then is a bug of ours. */
+const EXIT_LIMIT_MS = 10_000;
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const args = process.argv.slice(2);
+const chosen = args.filter((arg) => Object.hasOwn(GROUPS, arg));
+// Tests are named by their source as well as by what is compiled from it.
+const jestArgs = args.filter((arg) => !Object.hasOwn(GROUPS, arg)).map((arg) => arg.replace(/\.test\.ts$/, '.test.js'));
+const requireAll = process.env.CI === 'true' || process.env.TSVMM_REQUIRE_ALL === '1';
+
+const total = { passed: 0, failed: 0, skipped: 0 };
+let broken = false;
+const scratch = mkdtempSync(join(tmpdir(), 'tsvmm-test-'));
+try {
+  const kvm = kvmProblem();
+  for (const group of chosen.length > 0 ? chosen : Object.keys(GROUPS)) {
+    if (group === 'unit' || kvm === undefined) await runGroup(group);
+    else if (requireAll) {
+      process.stdout.write(`\n${group}: FAILED, for /dev/kvm is needed here and ${kvm}\n`);
+      total.failed++;
+    } else process.stdout.write(`\n${group}: skipped, for ${kvm}\n`);
+  }
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+if (total.passed + total.failed === 0) {
+  process.stdout.write('\nno test ran\n');
+  broken = true;
+}
+process.exitCode = broken || total.failed > 0 ? 1 : 0;
+const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
+process.stdout.write(`\n${total.passed} passed, ${total.failed} failed${skipped}\n`);
+
+/** Runs one group in a jest of its own: unit tests side by side, those with virtual machines one after the other. */
+async function runGroup(group) {
+  const countsFile = join(scratch, `${group}.json`);
+  const workers = group === 'unit' ? ['--maxWorkers=2'] : ['--runInBand'];
+  process.stdout.write(`\n${group} tests\n`);
+  const status = await run(
+    [join(root, 'node_modules', 'jest', 'bin', 'jest.js'), ...workers, '--passWithNoTests', ...jestArgs],
+    { TSVMM_TEST_GROUP: group, TSVMM_TEST_COUNTS: countsFile },
+    countsFile,
+  );
+  const counts = readCounts(countsFile);
+  for (const key of Object.keys(total)) total[key] += counts?.[key] ?? 0;
+  if (status === 0) return;
+  broken = true;
+  // Jest failed for another reason than a test: it could not start, was ended, or did not end.
+  if ((counts?.failed ?? 0) === 0) total.failed++;
+}
+
+async function run(jest, env, countsFile) {
+  const child = spawn(process.execPath, ['--experimental-vm-modules', '--no-warnings=ExperimentalWarning', ...jest], {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: 'inherit',
+  });
+  const forward = (signal) => child.kill(signal);
+  process.on('SIGINT', forward).on('SIGTERM', forward);
+  // Jest waits for ever for what its tests left open. That must end as a failure, not as a run that never ends.
+  let doneAt;
+  const watch = setInterval(() => {
+    if (doneAt === undefined && readCounts(countsFile) !== undefined) doneAt = performance.now();
+    if (doneAt === undefined || performance.now() - doneAt < EXIT_LIMIT_MS) return;
+    process.stdout.write('\njest does not exit: a test left something open (npm test -- --detectOpenHandles)\n');
+    clearInterval(watch);
+    child.kill('SIGKILL');
+  }, 500);
+  const status = await new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code, signal) => resolve(code ?? signal));
+  });
+  clearInterval(watch);
+  process.off('SIGINT', forward).off('SIGTERM', forward);
+  return status;
+}
+
+function readCounts(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch {
+    // Not there yet, or half written.
+    return undefined;
+  }
+}
+
+/** Why KVM cannot be used here; undefined when it can. */
+function kvmProblem() {
+  try {
+    closeSync(openSync('/dev/kvm', 'r+'));
+    return undefined;
+  } catch (error) {
+    return error.code === 'ENOENT' ? 'there is no /dev/kvm' : `/dev/kvm cannot be opened (${error.code})`;
+  }
+}
