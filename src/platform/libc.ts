@@ -61,6 +61,7 @@ export const libc = {
   setsockopt: bind<(fd: N, level: N, option: N, value: N, length: N) => N>(
     'int setsockopt(int, int, int, size_t, unsigned int)',
   ),
+  send: bind<(fd: N, buffer: N, count: N, flags: N) => N>('long send(int, size_t, size_t, int)'),
   sendmsg: bind<(fd: N, message: N, flags: N) => N>('long sendmsg(int, size_t, int)'),
   recvmsg: bind<(fd: N, message: N, flags: N) => N>('long recvmsg(int, size_t, int)'),
   pthread_sigmask: bind<(how: N, set: N, old: N) => N>('int pthread_sigmask(int, size_t, size_t)'),

@@ -1,0 +1,29 @@
+// `npm run bench -- NAME [--json FILE]`: runs one benchmark, or all of them in turn.
+
+import { exits } from './exits.js';
+import { runBench, type Bench } from './harness.js';
+import { start } from './start.js';
+
+const BENCHES: readonly Bench[] = [exits, start];
+
+const USAGE = `usage: npm run bench -- NAME [--json FILE]
+
+${BENCHES.map(({ name, description }) => `  ${name.padEnd(8)} ${description}`).join('\n')}
+  ${'all'.padEnd(8)} every one of them (with --json, into FILE.NAME)`;
+
+async function main(args: string[]): Promise<number> {
+  const [name, ...rest] = args;
+  const json = rest[0] === '--json' ? rest[1] : undefined;
+  const chosen = BENCHES.filter((bench) => name === 'all' || bench.name === name);
+  if (chosen.length === 0 || rest.length !== (json === undefined ? 0 : 2)) {
+    console.error(USAGE);
+    return 2;
+  }
+  for (const bench of chosen) {
+    const file = json === undefined ? undefined : chosen.length === 1 ? json : `${json}.${bench.name}`;
+    await runBench(bench, file);
+  }
+  return 0;
+}
+
+process.exitCode = await main(process.argv.slice(2));

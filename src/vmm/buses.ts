@@ -1,0 +1,112 @@
+// The two buses of the machine, as one vCPU thread sees them: port I/O and memory-mapped I/O. vCPU worker.
+//
+// What nobody answers reads as all ones and ignores writes, as an empty ISA slot does.
+
+import { MMIO_DEVICE_SIZE, type MmioRegisters } from '../devices/virtio/mmio.js';
+
+/** A device on the port bus; offsets count from its first port, accesses are single bytes. */
+export interface PortDevice {
+  read(offset: number): number;
+  write(offset: number, value: number): void;
+  /** Many bytes to one port: what `rep outsb` hands over in one exit. */
+  writeString?(bytes: Uint8Array): void;
+}
+
+/** Where virtio-mmio devices are: one page each from here on. Same as Firecracker's. */
+export const VIRTIO_MMIO_BASE = 0xd000_0000;
+
+const NO_DEVICE = 0xff;
+const PORT_COUNT = 0x1_0000;
+const FLOATING_BYTE = 0xff;
+
+/** Port I/O: a table look-up per access. */
+export class PortBus {
+  private readonly slots = new Uint8Array(PORT_COUNT).fill(NO_DEVICE);
+  private readonly devices: PortDevice[] = [];
+  private readonly bases: number[] = [];
+
+  /** Puts `device` at ports [base, base + count). */
+  add(base: number, count: number, device: PortDevice): void {
+    this.slots.fill(this.devices.length, base, base + count);
+    this.devices.push(device);
+    this.bases.push(base);
+  }
+
+  /**
+   * `count` reads of `size` bytes from `port` into `data`. A wide access reaches the ports behind the first one, as it does
+   * on an 8-bit ISA bus.
+   */
+  read(port: number, size: number, count: number, data: Uint8Array): void {
+    for (let element = 0; element < count; element++) {
+      for (let byte = 0; byte < size; byte++) {
+        const slot = this.slots[(port + byte) & 0xffff];
+        data[element * size + byte] =
+          slot === NO_DEVICE ? FLOATING_BYTE : this.devices[slot].read(port + byte - this.bases[slot]);
+      }
+    }
+  }
+
+  /** `count` writes of `size` bytes each from `data` to `port`. */
+  write(port: number, size: number, count: number, data: Uint8Array): void {
+    const slot = this.slots[port];
+    if (count > 1 && size === 1 && slot !== NO_DEVICE && port === this.bases[slot]) {
+      const device = this.devices[slot];
+      if (device.writeString !== undefined) {
+        device.writeString(data.subarray(0, count));
+        return;
+      }
+    }
+    for (let element = 0; element < count; element++) {
+      for (let byte = 0; byte < size; byte++) {
+        const target = this.slots[(port + byte) & 0xffff];
+        if (target !== NO_DEVICE) {
+          this.devices[target].write(port + byte - this.bases[target], data[element * size + byte]);
+        }
+      }
+    }
+  }
+}
+
+/** Memory-mapped I/O: virtio devices in consecutive pages. */
+export class MmioBus {
+  private readonly devices: readonly MmioRegisters[];
+
+  constructor(devices: readonly MmioRegisters[]) {
+    this.devices = devices;
+  }
+
+  /** A read of `size` (1, 2, 4 or 8) bytes at guest-physical `address`, little-endian into `data`. */
+  read(address: number, size: number, data: DataView, at: number): void {
+    const device = this.deviceAt(address);
+    const offset = (address - VIRTIO_MMIO_BASE) % MMIO_DEVICE_SIZE;
+    for (let done = 0; done < size; done += 4) {
+      const width = Math.min(4, size - done);
+      const value = device === undefined ? 0xffff_ffff : device.read(offset + done, width);
+      if (width === 4) data.setUint32(at + done, value, true);
+      else if (width === 2) data.setUint16(at + done, value, true);
+      else data.setUint8(at + done, value);
+    }
+  }
+
+  /** A write of `size` (1, 2, 4 or 8) bytes at guest-physical `address`, little-endian from `data`. */
+  write(address: number, size: number, data: DataView, at: number): void {
+    const device = this.deviceAt(address);
+    if (device === undefined) return;
+    const offset = (address - VIRTIO_MMIO_BASE) % MMIO_DEVICE_SIZE;
+    for (let done = 0; done < size; done += 4) {
+      const width = Math.min(4, size - done);
+      const value =
+        width === 4
+          ? data.getUint32(at + done, true)
+          : width === 2
+            ? data.getUint16(at + done, true)
+            : data.getUint8(at + done);
+      device.write(offset + done, width, value);
+    }
+  }
+
+  private deviceAt(address: number): MmioRegisters | undefined {
+    if (address < VIRTIO_MMIO_BASE) return undefined;
+    return this.devices[Math.floor((address - VIRTIO_MMIO_BASE) / MMIO_DEVICE_SIZE)];
+  }
+}

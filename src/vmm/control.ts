@@ -1,0 +1,112 @@
+// The control block of a VM: a few shared words by which the main thread stops workers and sees how far they are.
+//
+// Workers block inside system calls and run no event loop, so "stop" is a word in shared memory plus something that
+// ends the blocking call: a signal for a vCPU, an eventfd for an I/O worker.
+
+import { acquire, release } from '../platform/shared-lock.js';
+import { signalThread } from '../platform/libc.js';
+import { KICK_SIGNAL } from '../platform/signals.js';
+import { epochNow } from './start-times.js';
+import type { ThreadId } from '../platform/units.js';
+
+const STOP = 0;
+/** Guards every vCPU state: a thread is signalled only while it is known to be alive. */
+const STATE_LOCK = 1;
+const VCPUS = 16;
+const VCPU_WORDS = 16;
+const VCPU_STATE = 0;
+const VCPU_THREAD = 1;
+// A 64-bit counter in a Float64: exact to 2^53 exits, and a plain store for its one writer.
+const VCPU_EXITS = 4;
+/** More vCPUs than any configuration allows fit below. */
+const CONTROL_BYTES = 8192;
+// When the guest wrote each POST code first: milliseconds since the epoch, as Float64, behind the words.
+const POST_CODE_COUNT = 256;
+
+const STATE_IDLE = 0;
+const STATE_RUNNING = 1;
+const STATE_STOPPED = 2;
+
+/** The shared words of one VM, as any thread sees them. */
+export class ControlBlock {
+  readonly buffer: SharedArrayBuffer;
+  private readonly words: Int32Array;
+  private readonly exits: Float64Array;
+  private readonly postCodes: Float64Array;
+
+  constructor(buffer: SharedArrayBuffer) {
+    this.buffer = buffer;
+    this.words = new Int32Array(buffer, 0, CONTROL_BYTES / 4);
+    this.exits = new Float64Array(buffer, 0, CONTROL_BYTES / 8);
+    this.postCodes = new Float64Array(buffer, CONTROL_BYTES, POST_CODE_COUNT);
+  }
+
+  static create(): ControlBlock {
+    return new ControlBlock(new SharedArrayBuffer(CONTROL_BYTES + POST_CODE_COUNT * 8));
+  }
+
+  /** Asks every worker to leave its loop; the caller wakes them as well. */
+  requestStop(): void {
+    Atomics.store(this.words, STOP, 1);
+  }
+
+  get stopRequested(): boolean {
+    return Atomics.load(this.words, STOP) !== 0;
+  }
+
+  /** A vCPU thread says that it can be signalled from now on. */
+  vcpuRunning(vcpu: number, thread: ThreadId): void {
+    const base = VCPUS + vcpu * VCPU_WORDS;
+    this.words[base + VCPU_THREAD] = thread;
+    Atomics.store(this.words, base + VCPU_STATE, STATE_RUNNING);
+  }
+
+  /** A vCPU thread says that it is about to end: no signal may be sent to it any more. */
+  vcpuStopped(vcpu: number): void {
+    acquire(this.words, STATE_LOCK);
+    Atomics.store(this.words, VCPUS + vcpu * VCPU_WORDS + VCPU_STATE, STATE_STOPPED);
+    release(this.words, STATE_LOCK);
+  }
+
+  /** Takes a vCPU thread out of KVM_RUN if it is running. Throws SysError. */
+  kickVcpu(vcpu: number): void {
+    const base = VCPUS + vcpu * VCPU_WORDS;
+    acquire(this.words, STATE_LOCK);
+    try {
+      if (Atomics.load(this.words, base + VCPU_STATE) !== STATE_RUNNING) return;
+      signalThread(this.words[base + VCPU_THREAD] as ThreadId, KICK_SIGNAL);
+    } finally {
+      release(this.words, STATE_LOCK);
+    }
+  }
+
+  /** Whether the vCPU has neither started nor is running. */
+  isVcpuIdle(vcpu: number): boolean {
+    return Atomics.load(this.words, VCPUS + vcpu * VCPU_WORDS + VCPU_STATE) === STATE_IDLE;
+  }
+
+  /** Exits to user space that a vCPU has taken so far. */
+  exitCount(vcpu: number): number {
+    return this.exits[this.exitSlot(vcpu)];
+  }
+
+  /** The element of `exitCounters` that a vCPU counts its exits in. */
+  exitSlot(vcpu: number): number {
+    return (VCPUS + vcpu * VCPU_WORDS + VCPU_EXITS) / 2;
+  }
+
+  /** For the vCPU loop, which is the only writer of its own element. */
+  get exitCounters(): Float64Array {
+    return this.exits;
+  }
+
+  /** Notes that the guest wrote `code` (0 to 255) to the POST port; only the first time counts. */
+  notePostCode(code: number): void {
+    if (this.postCodes[code] === 0) this.postCodes[code] = epochNow();
+  }
+
+  /** When the guest wrote `code` first, in milliseconds since the epoch; 0 if it did not yet. */
+  postCodeTime(code: number): number {
+    return this.postCodes[code];
+  }
+}

@@ -1,0 +1,30 @@
+// What can go wrong with a VM that is not the configuration's own fault: the host, KVM, or a path it names.
+
+export type VmErrorCode =
+  /** /dev/kvm does not exist. */
+  | 'KVM_NOT_FOUND'
+  /** /dev/kvm may not be opened by this user. */
+  | 'KVM_PERMISSION'
+  /** KVM is there but lacks something, or refused a call. */
+  | 'KVM_CAPABILITY'
+  /** Guest memory cannot be had. */
+  | 'MEMORY'
+  /** The vsock socket is held by a live process, or its path is something else. */
+  | 'SOCKET_IN_USE'
+  /** A host path (socket, serial file) cannot be used. */
+  | 'HOST_PATH'
+  /** A worker thread failed or did not answer: a bug of this project. */
+  | 'INTERNAL';
+
+/** A VM that cannot be built or run. `message` says what is wrong, `mend` what to do about it. */
+export class VmError extends Error {
+  override readonly name = 'VmError';
+  readonly code: VmErrorCode;
+  readonly mend: string;
+
+  constructor(code: VmErrorCode, problem: string, mend: string, cause?: unknown) {
+    super(`${problem}; ${mend}`, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.mend = mend;
+  }
+}

@@ -1,0 +1,45 @@
+// Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops.
+
+import { parentPort } from 'node:worker_threads';
+import { EPOLLIN } from '../platform/epoll.js';
+import { EventLoop } from '../platform/event-loop.js';
+import { GuestMemory } from '../platform/guest-memory.js';
+import { VsockDevice } from '../vsock/device.js';
+import { ControlBlock } from './control.js';
+import { MmioBackend } from './mmio-backend.js';
+import type { IoMessage, IoStart, LogLevel } from './worker-protocol.js';
+
+function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
+  const control = new ControlBlock(start.control);
+  const loop = new EventLoop();
+  const memory = new GuestMemory(start.memory);
+  const log = (level: LogLevel, message: string): void => {
+    send({ type: 'log', level, component: 'vsock', message });
+  };
+  const { guestCid, listener, socketPath } = start.vsock;
+  const device = new VsockDevice({ guestCid, listener, socketPath, loop, log });
+  const backend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
+  try {
+    loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
+    send({ type: 'running' });
+    while (!control.stopRequested) loop.turn();
+  } finally {
+    backend.close();
+    loop.close();
+  }
+}
+
+const port = parentPort;
+if (port === null) throw new Error('io-worker.js is a worker thread entry, not a program');
+port.once('message', (start: IoStart) => {
+  const send = (message: IoMessage): void => {
+    port.postMessage(message);
+  };
+  try {
+    runToTheEnd(start, send);
+    send({ type: 'stopped' });
+  } catch (error) {
+    const { message, stack } = error instanceof Error ? error : new Error(String(error));
+    send({ type: 'failed', message, stack });
+  }
+});

@@ -1,0 +1,119 @@
+// Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
+
+import { parentPort } from 'node:worker_threads';
+import { I8042 } from '../devices/legacy/i8042.js';
+import { SerialPort } from '../devices/legacy/serial.js';
+import { SleepControl } from '../devices/legacy/sleep-control.js';
+import { MmioRegisters } from '../devices/virtio/mmio.js';
+import { signalEventFd } from '../platform/eventfd.js';
+import { currentThreadId } from '../platform/libc.js';
+import { blockSignal, KICK_SIGNAL } from '../platform/signals.js';
+import { MmioBus, PortBus, type PortDevice } from './buses.js';
+import { ControlBlock } from './control.js';
+import { epochNow } from './start-times.js';
+import { KvmVcpu } from './kvm/vcpu-fd.js';
+import { runVcpu, type PowerRequest, type VcpuOutcome } from './vcpu-loop.js';
+import { setUpBootProcessor } from './vcpu-state.js';
+import type { VcpuMessage, VcpuStart } from './worker-protocol.js';
+
+const modulesLoaded = epochNow();
+
+const COM1_BASE = 0x3f8;
+const COM1_PORTS = 8;
+const I8042_BASE = 0x60;
+const I8042_PORTS = 5;
+const POST_CODE_PORT = 0x80;
+const SLEEP_CONTROL_PORT = 0x600;
+
+/** Port 0x80: firmware writes progress codes there. The first time of each is kept. */
+class PostCodePort implements PortDevice {
+  private readonly control: ControlBlock;
+
+  constructor(control: ControlBlock) {
+    this.control = control;
+  }
+
+  read(): number {
+    return 0;
+  }
+
+  write(_offset: number, value: number): void {
+    this.control.notePostCode(value);
+  }
+}
+
+function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest): PortBus {
+  const ports = new PortBus();
+  const { serial } = start;
+  if (serial !== undefined) {
+    const port = new SerialPort(
+      serial.shared,
+      () => {
+        signalEventFd(serial.irqEvent);
+      },
+      () => {
+        signalEventFd(serial.wakeEvent);
+      },
+    );
+    ports.add(COM1_BASE, COM1_PORTS, port);
+  }
+  const request = (action: 'shutdown' | 'reset'): void => {
+    power.action = action;
+  };
+  ports.add(I8042_BASE, I8042_PORTS, new I8042(request));
+  ports.add(SLEEP_CONTROL_PORT, 1, new SleepControl(request));
+  ports.add(POST_CODE_PORT, 1, new PostCodePort(control));
+  return ports;
+}
+
+function buildMmio(start: VcpuStart, control: ControlBlock): MmioBus {
+  return new MmioBus(
+    start.devices.map(
+      (device) =>
+        new MmioRegisters(
+          device.page,
+          device.requestEvent,
+          (queue) => {
+            signalEventFd(device.queueEvents[queue]);
+          },
+          () => control.stopRequested,
+        ),
+    ),
+  );
+}
+
+function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): VcpuOutcome {
+  const control = new ControlBlock(start.control);
+  const power: PowerRequest = { action: 'none' };
+  blockSignal(KICK_SIGNAL);
+  const vcpu = new KvmVcpu(start.vmFd, start.index, start.mmapSize);
+  try {
+    setUpBootProcessor(vcpu, start.cpuid, start.boot);
+    vcpu.unblockDuringRun(KICK_SIGNAL);
+    const ports = buildPorts(start, control, power);
+    const mmio = buildMmio(start, control);
+    control.vcpuRunning(start.index, currentThreadId());
+    send({ type: 'running', modulesLoaded, entering: epochNow() });
+    try {
+      return runVcpu({ vcpu, index: start.index, ports, mmio, power, control });
+    } finally {
+      control.vcpuStopped(start.index);
+    }
+  } finally {
+    vcpu.close();
+  }
+}
+
+const port = parentPort;
+if (port === null) throw new Error('vcpu-worker.js is a worker thread entry, not a program');
+port.once('message', (start: VcpuStart) => {
+  const send = (message: VcpuMessage): void => {
+    port.postMessage(message);
+  };
+  try {
+    send({ type: 'outcome', outcome: runToTheEnd(start, send) });
+  } catch (error) {
+    const { message, stack } = error instanceof Error ? error : new Error(String(error));
+    send({ type: 'failed', message, stack });
+  }
+});

@@ -1,0 +1,379 @@
+// A virtual machine: builds it, supervises its workers, takes it down. Main thread.
+//
+// Creation opens KVM first (the likeliest thing to be missing), then starts the worker threads, and while those load
+// their modules allocates memory and loads the guest. Every end (guest shutdown or reset, `stop`, a crash of the
+// guest, the failure of a worker) goes through `finish`, which stops all workers, joins them within a bounded time and
+// releases everything in reverse order.
+
+import { fileURLToPath } from 'node:url';
+import { buildCommandLine, DEFAULT_LINUX_CMDLINE } from '../boot/command-line.js';
+import { loadGuest } from '../boot/load.js';
+import type { BootState } from '../boot/state.js';
+import type { VmConfig } from '../config/vm-config.js';
+import { createSerialShared } from '../devices/legacy/serial-shared.js';
+import { createMmioPage, MMIO_DEVICE_SIZE, REG_QUEUE_NOTIFY, type MmioDeviceIdentity } from '../devices/virtio/mmio.js';
+import { createEventFd, signalEventFd } from '../platform/eventfd.js';
+import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
+import { close } from '../platform/libc.js';
+import { formatBytes, type Fd } from '../platform/units.js';
+import { vsockIdentity } from '../vsock/device.js';
+import { VIRTIO_MMIO_BASE } from './buses.js';
+import { ControlBlock } from './control.js';
+import { guestCpuid } from './cpuid.js';
+import { VmError } from './errors.js';
+import { HostSocket } from './host-socket.js';
+import { KvmSystem, type CpuidEntry } from './kvm/system.js';
+import { KvmVm } from './kvm/vm-fd.js';
+import { AllocatedMemory } from './memory.js';
+import { ReleaseStack } from './release-stack.js';
+import { SerialConsole, type ConsoleListener } from './serial-console.js';
+import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
+import type {
+  IoMessage,
+  IoStart,
+  LogLevel,
+  MmioDeviceHandles,
+  SerialHandles,
+  VcpuMessage,
+  VcpuStart,
+  VsockHandles,
+} from './worker-protocol.js';
+import { WorkerThread } from './worker-thread.js';
+
+export { VmError } from './errors.js';
+export type { LogLevel } from './worker-protocol.js';
+
+/** The guest that runs when the configuration names no kernel. */
+export const BUILT_IN_GUEST = fileURLToPath(new URL('../../../firmware/tsvmm-guest.elf', import.meta.url));
+
+/** What the built-in guest writes to port 0x80 before anything else. */
+const POST_CODE_FIRST_INSTRUCTION = 1;
+const SERIAL_GSI = 4;
+/** Interrupt lines of the virtio devices, in the order of their pages: 0 to 4 belong to the legacy devices. */
+const FIRST_VIRTIO_GSI = 5;
+
+/** Receives what the VM has to say. */
+export type VmLog = (level: LogLevel, component: string, message: string) => void;
+
+/** How a VM ended. */
+export type VmExit =
+  /** The guest powered off or reset itself, or `stop` was called. */
+  | { readonly reason: 'shutdown' | 'reset' | 'stopped' }
+  /** The guest cannot go on (triple fault, KVM internal error); the report says where it stood. */
+  | { readonly reason: 'crash'; readonly report: string }
+  /** A worker failed: a bug of this project. */
+  | { readonly reason: 'failure'; readonly error: Error };
+
+export interface VmOptions {
+  readonly log?: VmLog;
+}
+
+/** What the guest's console offers to the host. */
+export interface VmConsole {
+  /** Types `bytes` at the guest's serial port; nothing happens without one. */
+  write(bytes: Uint8Array): void;
+  /** Calls `listener` with all output from now on; returns the function that ends it. */
+  onOutput(listener: ConsoleListener): () => void;
+}
+
+interface VirtioSlot {
+  readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
+  readonly gpa: number;
+  readonly irq: number;
+}
+
+type VcpuThread = WorkerThread<VcpuStart, VcpuMessage>;
+type IoThread = WorkerThread<IoStart, IoMessage>;
+
+/** One virtual machine, from `create` to `exited`. */
+export class Vm {
+  readonly config: VmConfig;
+  /** Settles once, after everything the VM owned was released. */
+  readonly exited: Promise<VmExit>;
+
+  private readonly times = newStartTimes();
+  private readonly log: VmLog;
+  private readonly resources = new ReleaseStack();
+  private readonly control = ControlBlock.create();
+  private readonly settle: (exit: VmExit) => void;
+  private readonly vcpu: VcpuThread;
+  private io: IoThread | undefined;
+  private serialConsole: SerialConsole | undefined;
+  private stopEvent: Fd | undefined;
+  private prepared: { vcpu: VcpuStart; io: IoStart | undefined } | undefined;
+  private state: 'created' | 'running' | 'ending' = 'created';
+
+  private constructor(config: VmConfig, log: VmLog) {
+    this.config = config;
+    this.log = log;
+    let settle: ((exit: VmExit) => void) | undefined;
+    this.exited = new Promise((resolve) => {
+      settle = resolve;
+    });
+    this.settle = (exit) => settle?.(exit);
+    this.vcpu = new WorkerThread('vcpu0', new URL('./vcpu-worker.js', import.meta.url), {
+      onMessage: (message) => {
+        this.handleVcpuMessage(message);
+      },
+      onFailure: (error) => {
+        this.fail('vcpu0', error);
+      },
+    });
+  }
+
+  /**
+   * Builds a VM that is ready to start. Throws VmError, BootError or ConfigError, with everything released again.
+   */
+  static async create(config: VmConfig, options: VmOptions = {}): Promise<Vm> {
+    const created = epochNow();
+    const system = KvmSystem.open();
+    const vm = new Vm(config, options.log ?? (() => undefined));
+    vm.times.create = created;
+    vm.times.kvm = epochNow();
+    vm.resources.own(system, (kvm) => {
+      kvm.close();
+    });
+    try {
+      vm.build(system);
+      return vm;
+    } catch (error) {
+      await vm.tearDown();
+      throw error;
+    }
+  }
+
+  /** Whether the guest is the one built into tsvmm. */
+  get builtInGuest(): boolean {
+    return this.config.payload.kernel === undefined;
+  }
+
+  get console(): VmConsole {
+    return {
+      write: (bytes) => {
+        this.serialConsole?.write(bytes);
+      },
+      onOutput: (listener) => this.serialConsole?.onOutput(listener) ?? (() => undefined),
+    };
+  }
+
+  /** Exits to user space that vCPU 0 has taken so far. */
+  get exitCount(): number {
+    return this.control.exitCount(0);
+  }
+
+  /** Where the time of this VM's start went. */
+  get startTimes(): StartTimes {
+    return { ...this.times, firstInstruction: this.control.postCodeTime(POST_CODE_FIRST_INSTRUCTION) };
+  }
+
+  /** Lets the guest run. Throws Error when it was started or ended before. */
+  start(): Promise<void> {
+    const { prepared } = this;
+    if (this.state !== 'created' || prepared === undefined) {
+      return Promise.reject(new Error('a VM starts once, before it has ended'));
+    }
+    this.state = 'running';
+    this.prepared = undefined;
+    if (prepared.io !== undefined) this.io?.start(prepared.io);
+    this.vcpu.start(prepared.vcpu);
+    return Promise.resolve();
+  }
+
+  /** Ends the VM as pulling the plug does; returns when everything is released. Does nothing if it has ended. */
+  async stop(): Promise<void> {
+    this.finish({ reason: 'stopped' });
+    await this.exited;
+  }
+
+  private build(system: KvmSystem): void {
+    const { config, resources } = this;
+    if (config.vsock !== undefined) this.io = this.startIoThread();
+    const vm = resources.own(new KvmVm(system), (kvm) => {
+      kvm.close();
+    });
+    const ram = resources.own(new AllocatedMemory(config.memory.size), (memory) => {
+      memory.close();
+    });
+    vm.setMemory(ram.map);
+    this.times.memory = epochNow();
+
+    const serial = this.buildSerial(vm);
+    const slots: VirtioSlot[] = [];
+    const vsock = config.vsock === undefined ? undefined : this.buildVsock(vm, slots, config.vsock);
+    const boot = this.load(ram.map, slots);
+    this.times.loaded = epochNow();
+
+    const { vcpus, cpuid } = this.processors(system);
+    this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);
+    this.stopEvent = this.ownEventFd();
+    this.prepared = {
+      vcpu: {
+        index: 0,
+        vmFd: vm.fd,
+        mmapSize: system.vcpuMmapSize,
+        cpuid,
+        boot,
+        control: this.control.buffer,
+        devices: slots.map(({ handles }) => handles),
+        serial,
+      },
+      io:
+        vsock === undefined
+          ? undefined
+          : { control: this.control.buffer, stopEvent: this.stopEvent, memory: ram.map, vsock },
+    };
+  }
+
+  private processors(system: KvmSystem): { vcpus: number; cpuid: CpuidEntry[] } {
+    const vcpus = this.config.cpus.boot_vcpus;
+    const { tscDeadlineTimer } = system;
+    return { vcpus, cpuid: guestCpuid(system.supportedCpuid(), { vcpu: 0, vcpuCount: vcpus, tscDeadlineTimer }) };
+  }
+
+  private load(map: MemoryMap, slots: readonly VirtioSlot[]): BootState {
+    const { payload, cpus } = this.config;
+    const base = payload.cmdline ?? (this.builtInGuest ? '' : DEFAULT_LINUX_CMDLINE);
+    return loadGuest(new GuestMemory(map), {
+      kernel: payload.kernel ?? BUILT_IN_GUEST,
+      initramfs: payload.initramfs,
+      cmdline: buildCommandLine(base, slots),
+      cpus: cpus.boot_vcpus,
+    });
+  }
+
+  private buildSerial(vm: KvmVm): SerialHandles | undefined {
+    const { serial } = this.config;
+    if (serial.mode === 'Off') return undefined;
+    const handles: SerialHandles = {
+      shared: createSerialShared(),
+      irqEvent: this.ownEventFd(),
+      wakeEvent: this.ownEventFd(),
+    };
+    vm.addIrqFd(handles.irqEvent, SERIAL_GSI);
+    this.serialConsole = this.resources.own(
+      new SerialConsole(serial, handles, (message) => {
+        this.log('warn', 'serial', message);
+      }),
+      (console) => {
+        console.close();
+      },
+    );
+    return handles;
+  }
+
+  private buildVsock(vm: KvmVm, slots: VirtioSlot[], config: NonNullable<VmConfig['vsock']>): VsockHandles {
+    const socket = this.resources.own(new HostSocket('--vsock', config.socket), (host) => {
+      host.close();
+    });
+    const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
+    return { ...handles, guestCid: config.cid, socketPath: config.socket, listener: socket.fd };
+  }
+
+  private addVirtioDevice(vm: KvmVm, slots: VirtioSlot[], identity: MmioDeviceIdentity): VirtioSlot {
+    const gpa = VIRTIO_MMIO_BASE + slots.length * MMIO_DEVICE_SIZE;
+    const irq = FIRST_VIRTIO_GSI + slots.length;
+    const irqEvent = this.ownEventFd();
+    vm.addIrqFd(irqEvent, irq);
+    const queueEvents = identity.queueSizes.map((_, queue) => {
+      const event = this.ownEventFd();
+      vm.addMmioEventFd(event, gpa + REG_QUEUE_NOTIFY, queue);
+      return event;
+    });
+    const handles = { page: createMmioPage(identity), requestEvent: this.ownEventFd(), queueEvents, irqEvent };
+    const slot = { handles, gpa, irq };
+    slots.push(slot);
+    return slot;
+  }
+
+  private ownEventFd(): Fd {
+    return this.resources.own(createEventFd(), close);
+  }
+
+  private startIoThread(): IoThread {
+    return new WorkerThread('vsock', new URL('./io-worker.js', import.meta.url), {
+      onMessage: (message) => {
+        this.handleIoMessage(message);
+      },
+      onFailure: (error) => {
+        this.fail('vsock', error);
+      },
+    });
+  }
+
+  private handleVcpuMessage(message: VcpuMessage): void {
+    switch (message.type) {
+      case 'running':
+        this.times.workerLoaded = message.modulesLoaded;
+        this.times.entering = message.entering;
+        this.log('debug', 'vcpu0', 'running');
+        return;
+      case 'outcome': {
+        const { outcome } = message;
+        if (outcome.kind === 'crash') this.finish({ reason: 'crash', report: outcome.report });
+        else this.finish({ reason: outcome.kind });
+        return;
+      }
+      case 'failed':
+        this.fail('vcpu0', Object.assign(new Error(message.message), { stack: message.stack }));
+        return;
+    }
+  }
+
+  private handleIoMessage(message: IoMessage): void {
+    switch (message.type) {
+      case 'running':
+        this.log('debug', 'vsock', 'running');
+        return;
+      case 'log':
+        this.log(message.level, message.component, message.message);
+        return;
+      case 'stopped':
+        return;
+      case 'failed':
+        this.fail('vsock', Object.assign(new Error(message.message), { stack: message.stack }));
+        return;
+    }
+  }
+
+  private fail(worker: string, error: Error): void {
+    const mend = 'this is a bug of tsvmm: please report it with this message';
+    this.finish({ reason: 'failure', error: new VmError('INTERNAL', `${worker}: ${error.message}`, mend, error) });
+  }
+
+  private finish(exit: VmExit): void {
+    if (this.state === 'ending') return;
+    this.state = 'ending';
+    this.tearDown().then(
+      () => {
+        this.settle(exit);
+      },
+      (error: unknown) => {
+        this.settle({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
+      },
+    );
+  }
+
+  /** Stops and joins every worker, then releases everything. Throws VmError INTERNAL when a worker does not end. */
+  private async tearDown(): Promise<void> {
+    this.state = 'ending';
+    this.control.requestStop();
+    // vCPUs first: one that waits for the I/O worker's acknowledgement gets it.
+    const vcpuEnded = await this.vcpu.join(() => {
+      this.control.kickVcpu(0);
+    });
+    const ioEnded = await this.io?.join(() => {
+      if (this.stopEvent !== undefined) signalEventFd(this.stopEvent);
+    });
+    await this.serialConsole?.flush();
+    this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
+    if (!vcpuEnded || ioEnded === false) {
+      // Its descriptors and its memory are still in use: releasing them under it would be worse than keeping them.
+      throw new VmError(
+        'INTERNAL',
+        `the ${vcpuEnded ? 'vsock' : 'vcpu0'} worker did not end in time`,
+        'this is a bug of tsvmm: please report it; end the process to free what it holds',
+      );
+    }
+    this.resources.releaseAll();
+  }
+}

@@ -1,0 +1,80 @@
+// One worker thread as the main thread holds it: started early, told once, and joined within a bounded time.
+
+import { Worker } from 'node:worker_threads';
+
+/** Between two kicks of a worker that was asked to stop. */
+const KICK_INTERVAL_MS = 5;
+/** After this long a worker that does not end is a bug; the VM's end reports it. */
+const JOIN_LIMIT_MS = 5000;
+
+export interface WorkerHandlers<M> {
+  onMessage(message: M): void;
+  /** The thread ended although nobody had asked it to, or threw. */
+  onFailure(error: Error): void;
+}
+
+/** A worker that gets one start message of type `S` and sends messages of type `M`. */
+export class WorkerThread<S, M> {
+  readonly name: string;
+  private readonly worker: Worker;
+  private readonly ended: Promise<void>;
+  private started = false;
+  private joining = false;
+
+  /** Starts the thread; it loads its modules while the caller goes on. */
+  constructor(name: string, entry: URL, handlers: WorkerHandlers<M>) {
+    this.name = name;
+    // No inherited flags: those of a test runner or an inspector are not for this thread.
+    this.worker = new Worker(entry, { name, execArgv: [], stdin: false });
+    let failed = false;
+    const fail = (error: Error): void => {
+      if (failed || this.joining) return;
+      failed = true;
+      handlers.onFailure(error);
+    };
+    this.worker.on('message', (message: M) => {
+      handlers.onMessage(message);
+    });
+    this.worker.on('error', (error) => {
+      fail(error instanceof Error ? error : new Error(String(error)));
+    });
+    this.ended = new Promise((resolve) => {
+      this.worker.once('exit', (code) => {
+        if (code !== 0) fail(new Error(`worker ${name} ended with code ${code}`));
+        resolve();
+      });
+    });
+  }
+
+  /** Hands over everything the thread needs; from here on it blocks outside JavaScript. */
+  start(message: S): void {
+    this.started = true;
+    this.worker.postMessage(message);
+  }
+
+  /**
+   * Waits for the thread's end, calling `kick` again and again to take it out of a blocking call. Returns whether it
+   * ended in time. One that was never started is terminated.
+   */
+  async join(kick: () => void): Promise<boolean> {
+    this.joining = true;
+    if (!this.started) {
+      await this.worker.terminate();
+      return true;
+    }
+    kick();
+    const kicks = setInterval(kick, KICK_INTERVAL_MS);
+    let limit: NodeJS.Timeout | undefined;
+    const timeout = new Promise<false>((resolve) => {
+      limit = setTimeout(() => {
+        resolve(false);
+      }, JOIN_LIMIT_MS);
+    });
+    try {
+      return await Promise.race([this.ended.then(() => true), timeout]);
+    } finally {
+      clearInterval(kicks);
+      clearTimeout(limit);
+    }
+  }
+}
