@@ -1,0 +1,67 @@
+import { describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
+
+import { buildCommandLine, checkCommandLine, DEFAULT_LINUX_CMDLINE } from '../../src/boot/command-line.js';
+import { bootErrorOf } from './support.js';
+
+const VSOCK = { gpa: 0xd000_0000, irq: 5 };
+const BLOCK = { gpa: 0xd000_1000, irq: 6 };
+
+describe('command line', () => {
+  test('device entries follow the line', () => {
+    expect(buildCommandLine(DEFAULT_LINUX_CMDLINE, [VSOCK, BLOCK])).toBe(
+      'console=ttyS0 reboot=k panic=-1 virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6',
+    );
+  });
+
+  test('an empty line has the entries alone, and no devices add nothing', () => {
+    expect(buildCommandLine('', [VSOCK])).toBe('virtio_mmio.device=4K@0xd0000000:5');
+    expect(buildCommandLine(' quiet\n', [])).toBe('quiet');
+    expect(buildCommandLine('', [])).toBe('');
+  });
+
+  test.each([
+    ['quiet -- -s "a b"', 'quiet ENTRY -- -s "a b"'],
+    ['quiet\t-- x', 'quiet ENTRY -- x'],
+    ['-- x', 'ENTRY -- x'],
+    ['a --', 'a ENTRY --'],
+    ['a --b c-- d', 'a --b c-- d ENTRY'],
+    ['a="x -- y" b', 'a="x -- y" b ENTRY'],
+    ['a -- b -- c', 'a ENTRY -- b -- c'],
+  ])('entries go before the arguments of init: %s', (line, expected) => {
+    expect(buildCommandLine(line, [VSOCK])).toBe(expected.replace('ENTRY', 'virtio_mmio.device=4K@0xd0000000:5'));
+  });
+
+  test('2047 bytes fit, one more does not', () => {
+    expect(buildCommandLine('x'.repeat(2047), [])).toHaveLength(2047);
+    const error = bootErrorOf(() => buildCommandLine('x'.repeat(2048), []));
+    expect(error.code).toBe('cmdline-too-long');
+    expect(error.message).toBe(
+      'the kernel command line is 2048 bytes long, and the most is 2047; shorten it by 1 bytes',
+    );
+  });
+
+  test('the limit counts bytes, and the entries', () => {
+    expect(
+      bootErrorOf(() => {
+        checkCommandLine('ä'.repeat(1024));
+      }).code,
+    ).toBe('cmdline-too-long');
+    const error = bootErrorOf(() => buildCommandLine('x'.repeat(2020), [VSOCK]));
+    expect(error.detail).toContain('2055 bytes long (entries for 1 virtio devices included)');
+  });
+
+  test('a NUL is refused', () => {
+    expect(bootErrorOf(() => buildCommandLine('a\0b', [])).code).toBe('cmdline-invalid');
+  });
+
+  test('nothing of the user is lost or reordered', () => {
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom('quiet', '--', 'a="b c"', 'x=1', '-s')), (words) => {
+        const line = words.join(' ');
+        const built = buildCommandLine(line, [VSOCK]);
+        expect(built.replace(/virtio_mmio\S+ ?/, '').trim()).toBe(line);
+      }),
+    );
+  });
+});
