@@ -23,7 +23,9 @@ const XEN_ELFNOTE_PHYS32_ENTRY = 18;
 /** Linux has about a hundred bytes of notes. */
 const MAX_NOTES_SIZE = 64 * 1024;
 
-/** The 32-bit physical address of the PVH entry point, or undefined when the kernel has none. Throws BootError bad-elf. */
+/**
+ * The 32-bit physical address of the PVH entry point, or undefined when the kernel has none. Throws BootError bad-elf.
+ */
 export function findPvhEntry(file: BootFile, kernel: ElfKernel): number | undefined {
   for (const segment of kernel.notes) {
     if (segment.fileSize > MAX_NOTES_SIZE) {

@@ -1,7 +1,8 @@
 // ELF64 headers of a kernel: parsed, then checked field by field, before any of it is believed. Main thread.
 //
-// Specification: System V ABI, chapters 4 and 5, and its x86-64 supplement. JavaScript reads the headers and notes only; the
-// segments go from the file straight into guest RAM (load-elf.ts). Sections and symbols are of no interest here.
+// Specification: System V ABI, chapters 4 and 5, and its x86-64 supplement. JavaScript reads the headers and notes
+// only; the segments go from the file straight into guest RAM (load-elf.ts). Sections and symbols are of no interest
+// here.
 
 import { BootError } from './errors.js';
 import type { BootFile } from './file.js';
@@ -220,8 +221,8 @@ function noteSegment(header: DataView, index: number, file: BootFile): ElfNoteSe
 }
 
 /**
- * A 64-bit field as a Number. Physical addresses have at most 52 bits, and no file is larger: refusing more here means that the
- * sum of any two fields is exact.
+ * A 64-bit field as a Number. Physical addresses have at most 52 bits, and no file is larger: refusing more here means
+ * that the sum of any two fields is exact.
  */
 function u64(view: DataView, offset: number, what: string, path: string): number {
   const value = view.getBigUint64(offset, true);

@@ -1,4 +1,5 @@
-// Opening a kernel or initramfs: regular files only, with every failure said in terms of the user's option. Main thread.
+// Opening a kernel or initramfs: regular files only, with every failure said in terms of the user's option. Main
+// thread.
 
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 

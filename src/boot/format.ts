@@ -1,7 +1,7 @@
 // Names what a file is that is not an ELF kernel, by its magic numbers, and says what to do about it. Main thread.
 //
-// Sources: Documentation/arch/x86/boot.rst, Documentation/arch/arm64/booting.rst, Documentation/arch/riscv/boot-image-header.rst,
-// and each format's own description; the same numbers as file(1) uses.
+// Sources: Documentation/arch/x86/boot.rst, Documentation/arch/arm64/booting.rst,
+// Documentation/arch/riscv/boot-image-header.rst, and each format's own description; the same numbers as file(1) uses.
 
 /** A recognised format. */
 export interface FileFormat {

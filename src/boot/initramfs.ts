@@ -1,7 +1,8 @@
-// Puts the initramfs into guest RAM, as high as it fits below the hole for devices, so that the kernel may grow upwards. Main thread.
+// Puts the initramfs into guest RAM, as high as it fits below the hole for devices, so that the kernel may grow
+// upwards. Main thread.
 //
-// Its content is the guest's business: any file is handed over as it is. Linux takes it as `ramdisk_image` (boot.rst) or as the
-// first PVH module.
+// Its content is the guest's business: any file is handed over as it is. Linux takes it as `ramdisk_image` (boot.rst)
+// or as the first PVH module.
 
 import type { ElfKernel } from './elf.js';
 import { BootError } from './errors.js';

@@ -1,5 +1,5 @@
-// Where the boot code puts things in guest-physical memory. The low addresses are the ones that Firecracker uses, which many
-// kernels have therefore been booted with.
+// Where the boot code puts things in guest-physical memory. The low addresses are the ones that Firecracker uses, which
+// many kernels have therefore been booted with.
 //
 //   0x0000_0500  GDT (32 bytes)                      0x0000_b000  page directory
 //   0x0000_0520  IDT (8 bytes, empty)                0x0002_0000  command line

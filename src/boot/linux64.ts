@@ -1,7 +1,7 @@
 // The 64-bit Linux boot protocol: zero page, page tables, entry state. Main thread.
 //
-// Specification: Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst. An ELF kernel has no setup header of
-// its own to start from, so the fields that a boot loader must set are written onto zeroes.
+// Specification: Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst. An ELF kernel has no setup
+// header of its own to start from, so the fields that a boot loader must set are written onto zeroes.
 
 import {
   BOOT_STACK_GPA,

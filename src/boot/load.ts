@@ -1,5 +1,5 @@
-// Loads a guest: kernel, initramfs, command line and the tables that the boot protocols ask for. Main thread, before the
-// VM starts. This is the folder's front door; the other files are one concept each.
+// Loads a guest: kernel, initramfs, command line and the tables that the boot protocols ask for. Main thread, before
+// the VM starts. This is the folder's front door; the other files are one concept each.
 
 import { checkCommandLine } from './command-line.js';
 import { parseElfKernel, type ElfKernel } from './elf.js';

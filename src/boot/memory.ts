@@ -1,6 +1,6 @@
 // What the boot code needs of guest RAM. Main thread, before the VM starts.
 //
-// An interface of this folder's own, so that boot is tested over a plain Buffer; GuestMemory (src/platform) satisfies it.
+// An interface of this folder's own, so that boot is tested over a plain fake; GuestMemory (src/platform) satisfies it.
 
 /** A piece of guest-physical address space. */
 export interface MemoryRange {

@@ -1,7 +1,8 @@
-// The MP table: tells a guest without ACPI about its processors, its IOAPIC, and that interrupt line n is pin n. Main thread.
+// The MP table: tells a guest without ACPI about its processors, its IOAPIC, and that interrupt line n is pin n. Main
+// thread.
 //
-// Specification: Intel MultiProcessor Specification 1.4, chapter 4. Virtual wire mode: the PIC is on LINT0 of the boot processor.
-// Lines are edge-triggered ("conforms to the bus", which is ISA), as irqfds without a resample descriptor are.
+// Specification: Intel MultiProcessor Specification 1.4, chapter 4. Virtual wire mode: the PIC is on LINT0 of the boot
+// processor. Lines are edge-triggered ("conforms to the bus", which is ISA), as irqfds are.
 
 import { BootError } from './errors.js';
 import { LEGACY_HOLE_END, LEGACY_HOLE_START, MP_TABLE_GPA, MP_TABLE_OVERFLOW_GPA } from './layout.js';
@@ -149,8 +150,15 @@ function ioapicEntry(id: number): Buffer {
 }
 
 /*
- * struct mpc_intsrc  { uint8_t type, irqtype; uint16_t irqflag; uint8_t srcbus, srcbusirq, dstapic, dstirq; };          // 8
- * struct mpc_lintsrc { uint8_t type, irqtype; uint16_t irqflag; uint8_t srcbusid, srcbusirq, destapic, destapiclint; }; // 8
+ * struct mpc_intsrc {      or struct mpc_lintsrc
+ *   uint8_t  type;         // 0
+ *   uint8_t  irqtype;      // 1
+ *   uint16_t irqflag;      // 2
+ *   uint8_t  srcbus;       // 4
+ *   uint8_t  srcbusirq;    // 5
+ *   uint8_t  dstapic;      // 6
+ *   uint8_t  dstirq;       // 7: IOAPIC pin or LINT number
+ * };                       // 8
  * irqflag 0: polarity and trigger mode conform to the bus.
  */
 function interruptEntry(type: number, irqType: number, irq: number, apic: number, pin: number): Buffer {

@@ -1,6 +1,6 @@
 // The PVH boot protocol: start info, module list, memory map, entry state in 32-bit protected mode. Main thread.
 //
-// Specification: docs/misc/pvh.pandoc and xen/include/public/arch-x86/hvm/start_info.h of Xen (version 1 of the structure).
+// Specification: docs/misc/pvh.pandoc and xen/include/public/arch-x86/hvm/start_info.h of Xen (version 1).
 
 import { COMMAND_LINE_GPA, PVH_START_INFO_GPA, ZERO_PAGE_GPA } from './layout.js';
 import type { MemoryMapEntry } from './memory-map.js';

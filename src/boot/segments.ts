@@ -42,7 +42,7 @@ export function writeSegments(memory: BootMemory, codeBits: 32 | 64): SegmentReg
   const view = new DataView(table.buffer);
   for (const entry of [tr, cs, ds]) view.setBigUint64(entry.selector, encodeDescriptor(entry), true);
   memory.write(GDT_GPA, table);
-  // A limit below one gate: any exception is a triple fault until the guest has its own IDT, which is what it should be.
+  // Too short for one gate: an exception before the guest has its own IDT is a triple fault, as it should be.
   memory.write(IDT_GPA, new Uint8Array(DESCRIPTOR_SIZE));
   const gdt: DescriptorTable = { base: GDT_GPA, limit: GDT_SIZE - 1 };
   const idt: DescriptorTable = { base: IDT_GPA, limit: DESCRIPTOR_SIZE - 1 };

@@ -1,8 +1,9 @@
-// i8042 keyboard controller without a keyboard: what a guest needs to reset the machine, and to find out quickly that nothing is
-// attached. Runs in whichever vCPU worker took the exit, on shared state under a lock.
+// i8042 keyboard controller without a keyboard: what a guest needs to reset the machine, and to find out quickly that
+// nothing is attached. Runs in whichever vCPU worker took the exit, on shared state under a lock.
 //
-// Specification: Intel UPI-41AH as IBM used it in the PC/AT; commands as Linux's drivers/input/serio/i8042.h names them. Left out:
-// keyboard, mouse, interrupts 1 and 12. A command that asks for an answer has it in the output buffer at once.
+// Specification: Intel UPI-41AH as IBM used it in the PC/AT; commands as Linux's drivers/input/serio/i8042.h names
+// them. Left out: keyboard, mouse, interrupts 1 and 12. A command that asks for an answer has it in the output buffer
+// at once.
 
 import { acquire, release } from '../../platform/shared-lock.js';
 import type { LegacyAction } from './action.js';
@@ -130,7 +131,8 @@ export class I8042 {
     words[WORD.PENDING] = 0;
     if (command === COMMAND_WRITE_CTR) words[WORD.CTR] = value;
     if (command === COMMAND_WRITE_OUTPUT_PORT && (value & OUTPUT_PORT_RESET_MASK) === 0) return 'reset';
-    // Linux tests for an auxiliary port by looping a byte back: any other answer than that byte says "none" without a time-out.
+    // Linux tests for an auxiliary port by looping a byte back: any other answer than that byte says "none" without a
+    // time-out.
     if (command === COMMAND_LOOP_AUX) this.answer(~value & 0xff);
     return undefined;
   }

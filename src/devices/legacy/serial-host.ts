@@ -29,8 +29,8 @@ export class SerialHost {
   }
 
   /**
-   * Offers what the guest sent, in order, until all is taken or `into` takes less than it was offered. Returns whether the ring
-   * was emptied. `bytes` is a view of the ring, valid during the call only; `into` returns how many it took.
+   * Offers what the guest sent, in order, until all is taken or `into` takes less than it was offered. Returns whether
+   * the ring was emptied. `bytes` is a view of the ring, valid during the call only; `into` returns how many it took.
    */
   drain(into: (bytes: Uint8Array) => number): boolean {
     const { core, words } = this;
@@ -53,8 +53,8 @@ export class SerialHost {
   }
 
   /**
-   * Call before sleeping: asks for one `wakeConsumer` at the next byte. Returns false, and asks for nothing, when there is
-   * something to drain already. While not armed, output costs the guest's thread no system call.
+   * Call before sleeping: asks for one `wakeConsumer` at the next byte. Returns false, and asks for nothing, when there
+   * is something to drain already. While not armed, output costs the guest's thread no system call.
    */
   arm(): boolean {
     const { words } = this;

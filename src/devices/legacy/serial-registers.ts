@@ -1,5 +1,5 @@
-// Registers and bits of the 16550A UART, by the names of its data sheet (National Semiconductor PC16550D), and the legacy
-// places of the first serial port of a PC.
+// Registers and bits of the 16550A UART, by the names of its data sheet (National Semiconductor PC16550D), and the
+// legacy places of the first serial port of a PC.
 
 /** I/O port of the first register of COM1; there are eight. */
 export const COM1_PORT = 0x3f8;

@@ -1,11 +1,12 @@
 // 16550A serial port, guest side: its registers. Runs in whichever vCPU worker took the port I/O exit, on shared state
 // under the device lock. Specification: National Semiconductor PC16550D data sheet.
 //
-// A byte written to THR is in the tx ring before the exit returns, so the transmitter is empty again at once, unless the ring is
-// (almost) full: then LSR.THRE and TEMT read 0 and the guest waits, never the host thread. SerialHost is the other end.
+// A byte written to THR is in the tx ring before the exit returns, so the transmitter is empty again at once, unless
+// the ring is (almost) full: then LSR.THRE and TEMT read 0 and the guest waits, never the host thread. SerialHost is
+// the other end.
 //
-// Left out: line speed and format (kept, without effect), receive trigger levels and time-outs (data is announced from the first
-// byte), modem status changes and their interrupt, breaks, DMA, and the gating of the interrupt by MCR.OUT2.
+// Left out: line speed and format (kept, without effect), receive trigger levels and time-outs (data is announced from
+// the first byte), modem status changes and their interrupt, breaks, DMA, and the gating of the interrupt by MCR.OUT2.
 // FCR's receiver reset does not reach the rx ring: what the guest has not read is taken to be still on the line.
 
 import { acquire, release } from '../../platform/shared-lock.js';
@@ -50,8 +51,8 @@ export class SerialPort {
   private readonly oneByte = new Uint8Array(1);
 
   /**
-   * `raiseInterrupt` makes one edge on the interrupt line; `wakeConsumer` tells the main thread to look at its SerialHost.
-   * Both are called without the lock.
+   * `raiseInterrupt` makes one edge on the interrupt line; `wakeConsumer` tells the main thread to look at its
+   * SerialHost. Both are called without the lock.
    */
   constructor(shared: SerialShared, raiseInterrupt: () => void, wakeConsumer: () => void) {
     this.core = new SerialCore(shared);

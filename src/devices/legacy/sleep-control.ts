@@ -1,8 +1,8 @@
-// Power-off and reset by one byte-wide port, in the place and with the values of Cloud Hypervisor's ACPI shutdown device. Runs in
-// whichever vCPU worker took the exit; it has no state.
+// Power-off and reset by one byte-wide port, in the place and with the values of Cloud Hypervisor's ACPI shutdown
+// device. Runs in whichever vCPU worker took the exit; it has no state.
 //
-// Specification: ACPI 6.5, 4.8.3.7 (sleep control and status registers) and 4.8.3.6 (reset register). Sleep states other than S5 are left
-// out: the VM's tables do not offer any.
+// Specification: ACPI 6.5, 4.8.3.7 (sleep control and status registers) and 4.8.3.6 (reset register). Sleep states
+// other than S5 are left out: the VM's tables do not offer any.
 
 import type { LegacyAction } from './action.js';
 
