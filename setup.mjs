@@ -77,9 +77,8 @@ function checkMachine() {
 
 function isInstalled() {
   const wanted = readFileSync(lockFile);
-  const installed = readOrNothing(installStamp);
-  if (installed !== undefined) return installed.equals(wanted);
-  // No stamp: perhaps somebody ran npm by hand. npm's own record of what it installed then says the same.
+  if (readOrNothing(installStamp)?.equals(wanted)) return true;
+  // Somebody ran npm by hand, or the lock file changed in nothing that is installed here: npm's own record tells.
   const record = readOrNothing(inRoot('node_modules', '.package-lock.json'));
   if (record === undefined || !sameVersions(JSON.parse(wanted.toString()), JSON.parse(record.toString()))) return false;
   writeFileSync(installStamp, wanted);
