@@ -8,9 +8,13 @@
 import { acquire, release } from '../../platform/shared-lock.js';
 import type { LegacyAction } from './action.js';
 
-export const I8042_DATA_PORT = 0x60;
+export const I8042_BASE_PORT = 0x60;
+/** The two ports and the three between them. */
+export const I8042_PORT_COUNT = 5;
+/** Offsets from the base port. */
+export const I8042_DATA = 0;
 /** Read: status. Write: command. */
-export const I8042_COMMAND_PORT = 0x64;
+export const I8042_COMMAND = 4;
 
 export const STATUS_OUTPUT_FULL = 0x01;
 /** Always 0 here: input is taken within the exit. Linux waits for it before it asks for a reset. */
@@ -41,6 +45,8 @@ const COMMANDS_WITH_DATA: readonly number[] = [
 /** Line 0 of the output port is the processor's reset, active low. */
 const OUTPUT_PORT_RESET_MASK = 0x01;
 
+/** What a port that does not exist reads as. */
+const FLOATING_BUS = 0xff;
 const SELF_TEST_PASSED = 0x55;
 const PORT_TEST_PASSED = 0x00;
 /** "Clock line stuck low": how Linux recognises that there is no auxiliary port. */
@@ -73,30 +79,35 @@ export function createI8042Shared(): I8042Shared {
   return { words };
 }
 
-/** The controller as one vCPU thread sees it. All of them may use it at once. */
+/** The controller as one vCPU thread sees it. All of them may use it at once, if they share its state. */
 export class I8042 {
   private readonly words: Int32Array;
+  private readonly request: (action: LegacyAction) => void;
 
-  constructor(shared: I8042Shared) {
+  /** `request` is called, without the lock, when the guest asks for a reset. */
+  constructor(request: (action: LegacyAction) => void, shared: I8042Shared = createI8042Shared()) {
     this.words = new Int32Array(shared.words);
+    this.request = request;
   }
 
-  /** `in` from one of the two ports. */
-  read(port: number): number {
+  /** `in` from the port at `offset` from I8042_BASE_PORT. */
+  read(offset: number): number {
+    if (offset !== I8042_DATA && offset !== I8042_COMMAND) return FLOATING_BUS;
     acquire(this.words, WORD.LOCK);
     const answer = this.words[WORD.ANSWER];
-    if (port === I8042_DATA_PORT) this.words[WORD.ANSWER] = 0;
+    if (offset === I8042_DATA) this.words[WORD.ANSWER] = 0;
     release(this.words, WORD.LOCK);
-    if (port === I8042_DATA_PORT) return answer & 0xff;
+    if (offset === I8042_DATA) return answer & 0xff;
     return STATUS_SYSTEM | STATUS_NOT_LOCKED | (answer === 0 ? 0 : STATUS_OUTPUT_FULL);
   }
 
-  /** `out` to one of the two ports; returns `reset` when the guest asks for one. */
-  write(port: number, value: number): LegacyAction | undefined {
+  /** `out` to the port at `offset` from I8042_BASE_PORT. */
+  write(offset: number, value: number): void {
+    if (offset !== I8042_DATA && offset !== I8042_COMMAND) return;
     acquire(this.words, WORD.LOCK);
-    const action = port === I8042_DATA_PORT ? this.takeData(value & 0xff) : this.takeCommand(value & 0xff);
+    const action = offset === I8042_DATA ? this.takeData(value & 0xff) : this.takeCommand(value & 0xff);
     release(this.words, WORD.LOCK);
-    return action;
+    if (action !== undefined) this.request(action);
   }
 
   private takeCommand(command: number): LegacyAction | undefined {

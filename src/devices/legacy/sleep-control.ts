@@ -18,14 +18,24 @@ export const POWER_OFF_VALUE = SLP_EN_MASK | (SLEEP_TYPE_S5 << SLP_TYP_SHIFT);
 /** What to write to reset. */
 export const RESET_VALUE = 0x01;
 
-/** `out` to SLEEP_CONTROL_PORT: what the guest asks for, if anything. */
-export function writeSleepControl(value: number): LegacyAction | undefined {
-  if (value === RESET_VALUE) return 'reset';
-  const entersS5 = (value & SLP_EN_MASK) !== 0 && ((value >>> SLP_TYP_SHIFT) & SLP_TYP_MASK) === SLEEP_TYPE_S5;
-  return entersS5 ? 'shutdown' : undefined;
-}
+/** The device at SLEEP_CONTROL_PORT. */
+export class SleepControl {
+  private readonly request: (action: LegacyAction) => void;
 
-/** `in` from SLEEP_CONTROL_PORT: WAK_STS is 0, the machine never slept. */
-export function readSleepControl(): number {
-  return 0;
+  /** `request` is called when the guest powers off or resets. */
+  constructor(request: (action: LegacyAction) => void) {
+    this.request = request;
+  }
+
+  /** `in`: WAK_STS is 0, the machine never slept. */
+  read(): number {
+    return 0;
+  }
+
+  /** `out` of one byte; there is one register, so the offset says nothing. */
+  write(_offset: number, value: number): void {
+    const entersS5 = (value & SLP_EN_MASK) !== 0 && ((value >>> SLP_TYP_SHIFT) & SLP_TYP_MASK) === SLEEP_TYPE_S5;
+    if (value === RESET_VALUE) this.request('reset');
+    else if (entersS5) this.request('shutdown');
+  }
 }

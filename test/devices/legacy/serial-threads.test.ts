@@ -9,7 +9,7 @@ import type { EchoSetup } from './serial-echo.worker.js';
 
 test('an interrupt-driven guest in another thread echoes everything, with no wake-up or interrupt lost', async () => {
   const total = 100_000;
-  const shared = createSerialShared({ txRingSize: 256, rxRingSize: 128 });
+  const shared = createSerialShared({ txRingSize: 32, rxRingSize: 128 });
   const signals = new SharedArrayBuffer(8);
   const counters = new Int32Array(signals);
   const setup: EchoSetup = { shared, signals, total };
