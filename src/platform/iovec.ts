@@ -43,4 +43,31 @@ export class IovecArray {
     this.count++;
     this.totalBytes += length;
   }
+
+  /** Where entry `index` is in this process: what a call that starts there is passed. */
+  entryAddress(index: number): number {
+    return this.address + index * (IOVEC_WORDS * 4);
+  }
+
+  addressAt(index: number): number {
+    return this.words[index * IOVEC_WORDS] + this.words[index * IOVEC_WORDS + 1] * TWO_POW_32;
+  }
+
+  lengthAt(index: number): number {
+    return this.words[index * IOVEC_WORDS + 2];
+  }
+
+  /** Makes entry `index` another `length` long. */
+  setLength(index: number, length: number): void {
+    const word = index * IOVEC_WORDS + 2;
+    this.totalBytes += length - this.words[word];
+    this.words[word] = length;
+  }
+
+  /** Drops the first `entries` entries and moves the rest to the front. */
+  dropFirst(entries: number): void {
+    for (let index = 0; index < entries; index++) this.totalBytes -= this.words[index * IOVEC_WORDS + 2];
+    this.words.copyWithin(0, entries * IOVEC_WORDS, this.count * IOVEC_WORDS);
+    this.count -= entries;
+  }
 }

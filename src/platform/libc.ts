@@ -29,6 +29,8 @@ export const libc = {
   dup: bind<(fd: N) => N>('int dup(int)'),
   read: bind<(fd: N, buffer: N, count: N) => N>('long read(int, size_t, size_t)'),
   write: bind<(fd: N, buffer: N, count: N) => N>('long write(int, size_t, size_t)'),
+  /** For bytes outside any JavaScript view, and for pieces where making a subarray would cost more than the copy. */
+  memcpy: bind<(target: N, source: N, count: N) => void>('void memcpy(size_t, size_t, size_t)'),
   readv: bind<(fd: N, iov: N, count: N) => N>('long readv(int, size_t, int)'),
   writev: bind<(fd: N, iov: N, count: N) => N>('long writev(int, size_t, int)'),
   pread: bind<(fd: N, buffer: N, count: N, offset: N) => N>('long pread(int, size_t, size_t, long)'),
