@@ -133,11 +133,9 @@ export class SplitQueue {
 
   /** Takes the next available chain into `chain`. */
   pop(chain: DescriptorChain): PopResult {
-    if (this.nextAvail === this.knownAvail) {
-      const pending = this.pending();
-      if (pending === 0) return EMPTY;
-      if (pending > this.size) return BROKEN;
-    }
+    if (this.nextAvail === this.knownAvail && this.pending() === 0) return EMPTY;
+    // On every pop, since `pending` may have been called from outside and moved knownAvail anywhere.
+    if (((this.knownAvail - this.nextAvail) & INDEX_MASK) > this.size) return BROKEN;
     const head = this.avail[this.availBase + AVAIL_RING + (this.nextAvail & this.mask)];
     if (head >= this.size) return BROKEN;
     this.nextAvail = (this.nextAvail + 1) & INDEX_MASK;
