@@ -1,0 +1,51 @@
+// What the command's exit status says: the one table behind the code, --help and the README.
+
+export const EXIT_OK = 0;
+export const EXIT_INTERNAL = 1;
+export const EXIT_USAGE = 2;
+export const EXIT_KVM = 3;
+export const EXIT_CRASH = 4;
+
+/** The shell's convention for a program that a signal ended: 128 and the signal's number. */
+export const SIGNAL_EXITS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+
+export type EndingSignal = keyof typeof SIGNAL_EXITS;
+
+/** Exit status to meaning, in ascending order. */
+export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] = [
+  [EXIT_OK, 'the guest shut down or reset itself, or Ctrl-A x ended it'],
+  [EXIT_INTERNAL, 'a failure inside tsvmm or of the host'],
+  [EXIT_USAGE, 'a mistake in the options or in a file that they name'],
+  [EXIT_KVM, 'KVM cannot be used: no /dev/kvm, no permission, something missing in it'],
+  [EXIT_CRASH, 'the guest crashed: triple fault, or an instruction that KVM cannot run'],
+  [SIGNAL_EXITS.SIGHUP, 'ended by SIGHUP: the terminal was closed'],
+  [SIGNAL_EXITS.SIGINT, 'interrupted: Ctrl-C or SIGINT'],
+  [SIGNAL_EXITS.SIGTERM, 'ended by SIGTERM'],
+];
+
+const KVM_CODES = new Set<unknown>(['KVM_NOT_FOUND', 'KVM_PERMISSION', 'KVM_CAPABILITY']);
+/** VmError codes for what the user asked of the host: more memory than it has, a socket in use, a path out of reach. */
+const REQUEST_CODES = new Set<unknown>(['MEMORY', 'SOCKET_IN_USE', 'HOST_PATH']);
+
+/** The exit status for an error thrown while a VM was made or run. */
+export function exitCodeFor(error: unknown): number {
+  if (!(error instanceof Error)) return EXIT_INTERNAL;
+  // By name, since the classes live in modules that a usage error must not have to load.
+  switch (error.name) {
+    case 'ConfigError':
+    case 'BootError':
+      return EXIT_USAGE;
+    case 'VmError': {
+      const code = 'code' in error ? error.code : undefined;
+      if (KVM_CODES.has(code)) return EXIT_KVM;
+      return REQUEST_CODES.has(code) ? EXIT_USAGE : EXIT_INTERNAL;
+    }
+    default:
+      return EXIT_INTERNAL;
+  }
+}
+
+/** Whether the error's message was written for the user and says what to do; others need their stack. */
+export function isExpected(error: unknown): error is Error {
+  return error instanceof Error && exitCodeFor(error) !== EXIT_INTERNAL;
+}

@@ -1,0 +1,134 @@
+// The command line: the VM's options from the config table, and those of the command itself. Parsed by yargs-parser,
+// the part of yargs that reads arguments; yargs proper costs 40 ms to load, and is loaded for --help only (help.ts).
+
+import parser from 'yargs-parser';
+import { ConfigError } from '../config/config-error.js';
+import { type OptionTexts, parseVmOptions } from '../config/parse-options.js';
+import { unknownOption } from '../config/unknown-option.js';
+import type { VmConfig } from '../config/vm-config.js';
+import { VM_OPTIONS } from '../config/vm-options.js';
+
+/** How a command option is given: with a value, once, or any number of times for more of it. */
+type CommandOptionKind = 'value' | 'flag' | 'count';
+
+export interface CommandOption {
+  readonly name: string;
+  readonly alias?: string;
+  readonly kind: CommandOptionKind;
+  readonly usage: string;
+  readonly help: string;
+}
+
+/** The options that are not about the VM. */
+export const COMMAND_OPTIONS: readonly CommandOption[] = [
+  {
+    name: 'log-file',
+    kind: 'value',
+    usage: 'PATH',
+    help: 'Append the log to this file instead of writing it to stderr',
+  },
+  { name: 'v', kind: 'count', usage: '', help: 'Log more: -v what happens, -vv details, -vvv everything' },
+  { name: 'version', alias: 'V', kind: 'flag', usage: '', help: 'Print the version' },
+  { name: 'help', alias: 'h', kind: 'flag', usage: '', help: 'Print this help' },
+];
+
+/** What the command is asked to do. */
+export type Command =
+  | { readonly action: 'help' | 'version' }
+  | {
+      readonly action: 'run';
+      readonly config: VmConfig;
+      readonly verbosity: number;
+      readonly logFile: string | undefined;
+    };
+
+const VALUED: readonly string[] = [
+  ...VM_OPTIONS.map(({ name }) => name),
+  ...COMMAND_OPTIONS.filter(({ kind }) => kind === 'value').map(({ name }) => name),
+];
+/** All names, for suggesting one; without the aliases, which are too short to be what was meant. */
+const KNOWN: readonly string[] = [...new Set([...VALUED, ...COMMAND_OPTIONS.map(({ name }) => name)])];
+const NAMES: readonly string[] = [
+  ...KNOWN,
+  ...COMMAND_OPTIONS.flatMap(({ alias }) => (alias === undefined ? [] : [alias])),
+];
+
+/** Reads the command line (without node and script) and checks it; throws ConfigError. */
+export function parseCommandLine(args: readonly string[]): Command {
+  const { argv, error } = parser.detailed([...args], {
+    string: [...VALUED],
+    narg: Object.fromEntries(VALUED.map((name) => [name, 1])),
+    boolean: namesOf('flag'),
+    count: namesOf('count'),
+    alias: Object.fromEntries(
+      COMMAND_OPTIONS.flatMap(({ name, alias }) => (alias === undefined ? [] : [[name, [alias]]])),
+    ),
+    configuration: {
+      // Nothing is to be guessed: values are text for the option table, and what is unknown is to be named as given.
+      'boolean-negation': false,
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'duplicate-arguments-array': true,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'unknown-options-as-args': true,
+    },
+  });
+  // Asking for help is how one finds out what was wrong with the rest.
+  if (argv['help'] === true) return { action: 'help' };
+  if (argv['version'] === true) return { action: 'version' };
+  refuseMissingValue(error);
+  refuseStrayArguments(argv._);
+  // yargs-parser takes some spellings of a known name (--no-help, --help-) for an option of their own.
+  const other = Object.keys(argv).find((name) => name !== '_' && !NAMES.includes(name));
+  if (other !== undefined) throw unknownOption(`--${other}`, KNOWN);
+
+  const texts = textsOf(argv);
+  const logFiles = texts.get('log-file') ?? [];
+  if (logFiles.length > 1) throw mistake('--log-file', 'DUPLICATE', `given ${logFiles.length} times`, 'Give it once.');
+  if (logFiles[0] === '') throw mistake('--log-file', 'MISSING_VALUE', 'the path is empty', 'Name a file.');
+  const verbosity = typeof argv['v'] === 'number' ? argv['v'] : 0;
+  return { action: 'run', config: parseVmOptions(texts), verbosity, logFile: logFiles.at(0) };
+}
+
+function namesOf(kind: CommandOptionKind): string[] {
+  return COMMAND_OPTIONS.filter((option) => option.kind === kind).map(({ name }) => name);
+}
+
+function textsOf(argv: Readonly<Record<string, unknown>>): OptionTexts {
+  const texts = new Map<string, readonly string[]>();
+  for (const name of VALUED) {
+    const value = argv[name];
+    if (value !== undefined) texts.set(name, (Array.isArray(value) ? value : [value]).map(String));
+  }
+  return texts;
+}
+
+function refuseMissingValue(error: Error | null): void {
+  if (error === null) return;
+  const name = /following: (\S+)$/.exec(error.message)?.[1];
+  if (name === undefined) throw error;
+  const usage =
+    VM_OPTIONS.find((option) => option.name === name)?.usage ??
+    COMMAND_OPTIONS.find((option) => option.name === name)?.usage ??
+    'VALUE';
+  const mend = `Write --${name} ${usage}, or --${name}=... if the value begins with a dash.`;
+  throw mistake(`--${name}`, 'MISSING_VALUE', 'no value given', mend);
+}
+
+function refuseStrayArguments(rest: readonly (string | number)[]): void {
+  const stray = rest.at(0);
+  if (stray === undefined) return;
+  const text = String(stray);
+  if (text.startsWith('-') && text !== '-') throw unknownOption(text.split('=', 1)[0] ?? text, KNOWN);
+  throw mistake(
+    JSON.stringify(text),
+    'UNEXPECTED_ARGUMENT',
+    'belongs to no option',
+    'Every value follows an option; put one that has spaces in quotes.',
+  );
+}
+
+function mistake(label: string, code: ConfigError['code'], problem: string, mend: string): ConfigError {
+  return new ConfigError({ option: label, label }, { code, problem, mend });
+}
