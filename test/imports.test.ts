@@ -1,0 +1,64 @@
+// The import directions of ARCHITECTURE.md: a folder may import only what stands below it.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from '@jest/globals';
+
+const SRC = fileURLToPath(new URL('../../src', import.meta.url));
+
+const ALLOWED: Record<string, readonly string[]> = {
+  platform: [],
+  config: ['platform'],
+  boot: ['platform'],
+  devices: ['platform'],
+  vsock: ['platform', 'devices'],
+  vmm: ['platform', 'config', 'boot', 'devices', 'vsock'],
+  api: ['platform', 'config', 'vmm'],
+  cli: ['platform', 'config', 'boot', 'vmm', 'api'],
+  // src/index.ts, the library's public face.
+  '.': ['config', 'boot', 'vmm', 'vsock', 'platform'],
+};
+
+interface Import {
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+  readonly specifier: string;
+}
+
+function folderOf(path: string): string {
+  const [first, ...rest] = relative(SRC, path).split('/');
+  return rest.length === 0 ? '.' : first;
+}
+
+function importsOf(file: string): Import[] {
+  const text = readFileSync(file, 'utf8');
+  const specifiers = [...text.matchAll(/(?:from|import\(?)\s*'([^']+)'/g)].map((match) => match[1]);
+  return specifiers.map((specifier) => ({
+    file: relative(SRC, file),
+    from: folderOf(file),
+    to: specifier.startsWith('.') ? folderOf(resolve(dirname(file), specifier)) : specifier,
+    specifier,
+  }));
+}
+
+const imports = readdirSync(SRC, { recursive: true, encoding: 'utf8' })
+  .filter((name) => name.endsWith('.ts'))
+  .flatMap((name) => importsOf(join(SRC, name)));
+const internal = imports.filter(({ specifier }) => specifier.startsWith('.'));
+
+describe('import directions', () => {
+  test('the scan finds imports', () => {
+    expect(internal.length).toBeGreaterThan(50);
+  });
+
+  test('every folder imports only what ARCHITECTURE.md lets it', () => {
+    const offenders = internal.filter(({ from, to }) => from !== to && !(ALLOWED[from] ?? []).includes(to));
+    expect(offenders).toEqual([]);
+  });
+
+  test('only src/platform calls koffi', () => {
+    expect(imports.filter(({ specifier, from }) => specifier === 'koffi' && from !== 'platform')).toEqual([]);
+  });
+});
