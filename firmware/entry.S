@@ -23,7 +23,8 @@ entry:
     movl $TSS_SELECTOR, %eax
     ltr %ax
 
-    // RSI goes through to CPL 3 untouched.
+    // The boot protocol promises no stack. RSI goes through to CPL 3 untouched.
+    movl $kernel_stack_top, %esp
     pushq $USER_DS
     pushq $user_stack_top
     pushq $RFLAGS_USER
