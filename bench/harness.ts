@@ -93,7 +93,13 @@ function printTable({ bench, host, figures }: BenchReport): void {
   const table = [['figure', 'tsvmm', 'reference', 'ratio'], ...rows];
   const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column].length)));
   console.log(`${bench} on ${host.cpu}, ${host.cores} cores, Linux ${host.kernel}`);
-  for (const row of table) console.log(row.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd());
+  for (const row of table)
+    console.log(
+      row
+        .map((cell, column) => cell.padEnd(widths[column]))
+        .join('  ')
+        .trimEnd(),
+    );
 }
 
 function format(value: number): string {

@@ -17,7 +17,9 @@ const MARKER = 'start times: ';
 async function startOnce(work: string, round: number): Promise<StartTimes & { spawned: number }> {
   const logFile = join(work, `start-${round}.log`);
   const spawned = performance.timeOrigin + performance.now();
-  const child = spawn(process.execPath, [PROGRAM, '-vv', '--log-file', logFile], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, [PROGRAM, '-vv', '--log-file', logFile], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const ended = new Promise((resolve) => child.once('exit', resolve));
   await new Promise((resolve) => child.stdout.once('data', resolve));
   child.kill('SIGTERM');
@@ -52,7 +54,12 @@ export const start: Bench = {
       unit: 'ms',
     });
     return [
-      compared('process start to first instruction', 'ms', median(rounds.map((t) => t.firstInstruction - t.spawned)), median(node)),
+      compared(
+        'process start to first instruction',
+        'ms',
+        median(rounds.map((t) => t.firstInstruction - t.spawned)),
+        median(node),
+      ),
       part('  Node is ready', (t) => t.node - t.spawned),
       part('  modules of the main thread', (t) => t.create - t.node),
       part('  KVM opened', (t) => t.kvm - t.create),

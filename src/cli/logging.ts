@@ -7,6 +7,7 @@ import { createRequire } from 'node:module';
 import { Writable } from 'node:stream';
 import type winston from 'winston';
 import { ConfigError } from '../config/config-error.js';
+import { errorCode } from '../config/error-code.js';
 
 /** In order of severity; `silly` is winston's name for everything. */
 const LEVELS = ['error', 'warn', 'info', 'debug', 'silly'] as const;
@@ -62,12 +63,11 @@ function openLog(file: string): number {
   try {
     return openSync(file, 'a');
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
     throw new ConfigError(
       { option: '--log-file', value: file, label: '--log-file' },
       {
         code: 'UNUSABLE_FILE',
-        problem: `${JSON.stringify(file)} cannot be opened for appending (${code})`,
+        problem: `${JSON.stringify(file)} cannot be opened for appending (${errorCode(error) ?? String(error)})`,
         mend: 'Name a file in a directory where you may create files.',
       },
       { cause: error },

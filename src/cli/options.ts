@@ -75,8 +75,8 @@ export function parseCommandLine(args: readonly string[]): Command {
     },
   });
   // Asking for help is how one finds out what was wrong with the rest.
-  if (argv['help'] === true) return { action: 'help' };
-  if (argv['version'] === true) return { action: 'version' };
+  if (argv['help'] !== undefined) return { action: 'help' };
+  if (argv['version'] !== undefined) return { action: 'version' };
   refuseMissingValue(error);
   refuseStrayArguments(argv._);
   // yargs-parser takes some spellings of a known name (--no-help, --help-) for an option of their own.

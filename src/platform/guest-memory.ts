@@ -6,7 +6,7 @@
 
 import { check, libc } from './libc.js';
 import { SysError } from './errno.js';
-import { guestAddress, hex, TWO_POW_32, type Fd, type GuestAddress, type HostAddress } from './units.js';
+import { guestAddress, hex, TWO_POW_32, type GuestAddress, type HostAddress } from './units.js';
 
 /** One contiguous piece of guest RAM: plain data that can be sent to another thread. */
 export interface MemoryChunk {
@@ -68,7 +68,7 @@ export class GuestMemory {
   private readonly firstSize: number;
 
   constructor(map: MemoryMap) {
-    const first = map[0];
+    const first = map.at(0);
     if (first?.guestAddress !== 0) throw new RangeError('guest RAM must start at address 0');
     this.chunks = map.map((chunk) => new ChunkView(chunk));
     this.size = map.reduce((sum, chunk) => sum + chunk.size, 0);
@@ -154,10 +154,7 @@ export class GuestMemory {
       let read = 0;
       while (read < pieceLength) {
         const position = fileOffset + done + read;
-        const count = check(
-          libc.pread(fd as Fd, chunk.hostAddress + offset + read, pieceLength - read, position),
-          'pread',
-        );
+        const count = check(libc.pread(fd, chunk.hostAddress + offset + read, pieceLength - read, position), 'pread');
         if (count === 0) throw new SysError(`pread at ${position}: end of file`, 0);
         read += count;
       }

@@ -16,6 +16,7 @@ import type { Fd, HostAddress, ThreadId } from './units.js';
 const library = koffi.load(null);
 
 // koffi types every function as `any`; the one cast to a concrete type is made here.
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- the caller names the function's type
 function bind<F extends (...args: never[]) => unknown>(definition: string): F {
   return library.func(definition) as unknown as F;
 }

@@ -13,11 +13,11 @@ const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MFD_CLOEXEC = 1;
 
-// MAP_FAILED is (void *)-1, which koffi gives back as 2^64 - 1 rounded to a Number, or as a BigInt.
+// MAP_FAILED is (void *)-1, far above any address (koffi gives it as a BigInt, which compares like a Number).
 const HIGHEST_USER_ADDRESS = 2 ** 47;
 
 function mmap(address: number, length: number, flags: number, fd: number, offset: number): HostAddress {
-  const result = Number(libc.mmap(address, length, PROT_READ | PROT_WRITE, flags, fd, offset));
+  const result = libc.mmap(address, length, PROT_READ | PROT_WRITE, flags, fd, offset);
   if (result >= HIGHEST_USER_ADDRESS) throw new SysError('mmap', lastErrno());
   return result as HostAddress;
 }

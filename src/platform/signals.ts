@@ -58,4 +58,3 @@ export class SignalCollector {
 
 /** The size that struct kvm_signal_mask's `len` must have. */
 export const KVM_SIGSET_SIZE = KERNEL_SIGSET_SIZE;
-

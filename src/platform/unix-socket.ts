@@ -35,7 +35,9 @@ export class UnixAddress {
   constructor(path: string) {
     const bytes = new TextEncoder().encode(path);
     if (bytes.length >= SUN_PATH_SIZE) {
-      throw new RangeError(`socket path of ${bytes.length} bytes does not fit the ${SUN_PATH_SIZE - 1} of a Unix socket`);
+      throw new RangeError(
+        `socket path of ${bytes.length} bytes does not fit the ${SUN_PATH_SIZE - 1} of a Unix socket`,
+      );
     }
     this.path = path;
     this.memory = new NativeBuffer(SUN_PATH_OFFSET + SUN_PATH_SIZE);
@@ -87,7 +89,7 @@ export function listenUnix(path: string, type: SocketType, backlog: number): Fd 
 }
 
 function openSocket(type: SocketType): Fd {
-  const fd = trySocket(type);
+  const fd: number = trySocket(type);
   if (fd < 0) throw new SysError('socket', -fd);
   return fd as Fd;
 }
@@ -130,4 +132,3 @@ export function socketPair(type: SocketType): [Fd, Fd] {
   check(libc.socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair.address), 'socketpair');
   return [pair.view.getInt32(0, true) as Fd, pair.view.getInt32(4, true) as Fd];
 }
-

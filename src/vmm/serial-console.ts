@@ -105,15 +105,14 @@ export class SerialConsole {
   }
 
   private pushInput(): void {
-    let first = this.input[0];
-    while (first !== undefined) {
+    while (this.input.length > 0) {
+      const first = this.input[0];
       const accepted = this.host.push(first);
       if (accepted < first.length) {
         this.input[0] = first.subarray(accepted);
         return;
       }
       this.input.shift();
-      first = this.input[0];
     }
   }
 

@@ -2,6 +2,7 @@
 
 import { closeSync, openSync } from 'node:fs';
 import { describe, test } from '@jest/globals';
+import { errorCode } from '../../src/config/error-code.js';
 
 const problem = kvmProblem();
 // The same rule as in test/run.mjs, which skips whole groups; this one also holds for jest run by hand.
@@ -24,7 +25,7 @@ function kvmProblem(): string | undefined {
     closeSync(openSync('/dev/kvm', 'r+'));
     return undefined;
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+    const code = errorCode(error) ?? String(error);
     return code === 'ENOENT' ? 'there is no /dev/kvm' : `/dev/kvm cannot be opened (${code})`;
   }
 }

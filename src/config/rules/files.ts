@@ -4,6 +4,7 @@
 import { accessSync, constants, statSync, type Stats } from 'node:fs';
 import { dirname } from 'node:path';
 import { showValue } from '../config-error.js';
+import { errorCode } from '../error-code.js';
 import type { Complain } from './rule.js';
 
 /** `path` is a file that can be read. */
@@ -49,7 +50,7 @@ function statOrComplain(complain: Complain, field: string, path: string, wanted:
   try {
     return statSync(wanted);
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    const code = errorCode(error);
     if (code === 'ENOENT' || code === 'ENOTDIR') {
       const [what, mend] =
         wanted === path
@@ -62,7 +63,7 @@ function statOrComplain(complain: Complain, field: string, path: string, wanted:
       path,
       {
         code: 'UNUSABLE_FILE',
-        problem: `${showValue(wanted)} cannot be looked at (${String(code)})`,
+        problem: `${showValue(wanted)} cannot be looked at (${code ?? String(error)})`,
         mend: 'Check the permissions of the directories above it.',
       },
       error,

@@ -147,12 +147,7 @@ export class MmioRegisters {
    * `requestEvent` wakes the I/O worker for a request; `notify` stands in for the ioeventfd where a notification
    * exits to user space after all (a value KVM does not match); `abandoned` ends a wait when the VM is stopping.
    */
-  constructor(
-    page: SharedArrayBuffer,
-    requestEvent: Fd,
-    notify: (queue: number) => void,
-    abandoned: () => boolean,
-  ) {
+  constructor(page: SharedArrayBuffer, requestEvent: Fd, notify: (queue: number) => void, abandoned: () => boolean) {
     this.words = new Int32Array(page, 0, CONFIG_OFFSET / 4);
     this.config = new Uint8Array(page, CONFIG_OFFSET, this.words[CONFIG_BYTES]);
     this.requestEvent = requestEvent;

@@ -142,6 +142,11 @@ function explainOpenFailure(path: string, error: unknown): unknown {
         error,
       );
     default:
-      return new VmError('KVM_CAPABILITY', `${path} cannot be opened (${error.code})`, 'see `dmesg` for the reason', error);
+      return new VmError(
+        'KVM_CAPABILITY',
+        `${path} cannot be opened (${error.code})`,
+        'see `dmesg` for the reason',
+        error,
+      );
   }
 }

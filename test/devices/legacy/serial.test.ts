@@ -1,8 +1,8 @@
-import { describe, expect, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 
 import { SerialHost } from '../../../src/devices/legacy/serial-host.js';
-import { createSerialShared } from '../../../src/devices/legacy/serial-shared.js';
+import { createSerialShared, WORD } from '../../../src/devices/legacy/serial-shared.js';
 import { SerialPort } from '../../../src/devices/legacy/serial.js';
 
 // Offsets and bits as Linux's 8250 driver names them (include/uapi/linux/serial_reg.h).
@@ -467,6 +467,63 @@ describe('interrupts', () => {
   });
 });
 
+/** Runs `meanwhile` as another thread would, just before the store of `value` into word `index` becomes visible. */
+function justBeforeStore(index: number, value: number, meanwhile: () => void, body: () => void): void {
+  const original = Atomics.store.bind(Atomics);
+  let done = false;
+  const spy = jest.spyOn(Atomics, 'store').mockImplementation(((words: Int32Array, at: number, to: number) => {
+    if (!done && at === index && to === value) {
+      done = true;
+      meanwhile();
+    }
+    return original(words, at, to);
+  }) as typeof Atomics.store);
+  try {
+    body();
+  } finally {
+    spy.mockRestore();
+  }
+  expect(done).toBe(true);
+}
+
+describe('what the other side does between a look and a flag is not missed', () => {
+  test('the host drains while the guest is about to say that it stalls', () => {
+    const fixture = new Fixture(32);
+    fixture.port.write(UART_IER, IER_THRI);
+    fixture.out('x'.repeat(31));
+    const drain = (): void => {
+      fixture.drain();
+    };
+    justBeforeStore(WORD.TX_STALLED, 1, drain, () => {
+      fixture.newEdges();
+      fixture.out('y');
+    });
+    expect(fixture.newEdges()).toBe(1);
+    expect(fixture.iir()).toBe(IIR_THRI);
+  });
+
+  test('the guest reads while the host is about to say that its input does not fit', () => {
+    const fixture = new Fixture(64, 32);
+    fixture.push('x'.repeat(32));
+    const read = (): void => {
+      for (let count = 0; count < 32; count++) fixture.port.read(UART_RX);
+    };
+    justBeforeStore(WORD.RX_BLOCKED, 1, read, () => {
+      expect(fixture.push('more')).toBe(4);
+    });
+  });
+
+  test('the guest writes while the consumer is about to arm', () => {
+    const fixture = new Fixture();
+    const write = (): void => {
+      fixture.out('a');
+    };
+    justBeforeStore(WORD.CONSUMER_ARMED, 1, write, () => {
+      expect(fixture.host.arm()).toBe(false);
+    });
+  });
+});
+
 describe('any interleaving', () => {
   type Step =
     { out: string } | { text: string } | { drain: number } | { push: string } | { read: number } | { arm: true };
@@ -528,8 +585,8 @@ describe('any interleaving', () => {
   test('the ring indices may pass 2^31', () => {
     const shared = createSerialShared({ txRingSize: 32, rxRingSize: 32 });
     const words = new Int32Array(shared.words);
-    // TX_HEAD and TX_TAIL, RX_HEAD and RX_TAIL: 5 bytes before the sign changes.
-    for (const index of [12, 13, 17, 18]) words[index] = 0x7fff_fffb;
+    // 5 bytes before the sign changes.
+    for (const index of [WORD.TX_HEAD, WORD.TX_TAIL, WORD.RX_HEAD, WORD.RX_TAIL]) words[index] = 0x7fff_fffb;
     const port = new SerialPort(
       shared,
       () => undefined,
