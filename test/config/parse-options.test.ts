@@ -1,0 +1,248 @@
+// From option texts to a configuration; every refusal with its message.
+
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { ConfigError, type ConfigErrorCode } from '../../src/config/config-error.js';
+import { quote } from '../../src/config/option-grammar.js';
+import { parseVmOptions } from '../../src/config/parse-options.js';
+import { MAX_SOCKET_PATH_BYTES } from '../../src/config/rules/vsock.js';
+import { DEFAULT_VM_CONFIG } from '../../src/config/vm-config.js';
+
+let folder = '';
+let kernel = '';
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'tsvmm-config-'));
+  kernel = join(folder, 'vmlinux');
+  writeFileSync(kernel, 'not looked into here');
+});
+
+afterAll(() => {
+  rmSync(folder, { recursive: true });
+});
+
+type Options = Readonly<Record<string, string | readonly string[]>>;
+
+function parse(options: Options): ReturnType<typeof parseVmOptions> {
+  return parseVmOptions(new Map(Object.entries(options).map(([name, text]) => [name, [text].flat()])));
+}
+
+function errorOf(options: Options): ConfigError {
+  try {
+    parse(options);
+  } catch (error) {
+    if (error instanceof ConfigError) return error;
+    throw error;
+  }
+  throw new Error(`accepted: ${JSON.stringify(options)}`);
+}
+
+function expectRefusal(options: Options, code: ConfigErrorCode, message: string): void {
+  const error = errorOf(options);
+  expect(error.message).toContain(message);
+  expect(error.code).toBe(code);
+  // Every refusal says what to do.
+  expect(error.mend).toMatch(/[.?]$/);
+  expect(error.message.endsWith(error.mend)).toBe(true);
+}
+
+/** Root may read and write everything, so permissions are judged in a process that has given root up. */
+function messagesAsNobody(tries: readonly Readonly<Record<string, readonly string[]>>[]): unknown {
+  const parser = new URL('../../src/config/parse-options.js', import.meta.url).href;
+  const script = `
+    import { parseVmOptions } from ${JSON.stringify(parser)};
+    if (process.getuid() === 0) process.setuid(65534);
+    const messages = ${JSON.stringify(tries)}.map((options) => {
+      try { parseVmOptions(new Map(Object.entries(options))); return 'accepted'; } catch (error) { return error.message; }
+    });
+    console.log(JSON.stringify(messages));`;
+  return JSON.parse(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }));
+}
+
+describe('what is accepted', () => {
+  test('no options make the default machine', () => {
+    expect(parse({})).toEqual(DEFAULT_VM_CONFIG);
+  });
+
+  test('a machine with everything', () => {
+    const socket = join(folder, 'ch.vsock');
+    const file = join(folder, 'serial.log');
+    const config = parse({
+      kernel,
+      initramfs: kernel,
+      cmdline: 'console=ttyS0 a="b,c" [x',
+      cpus: 'boot=1,max=1',
+      memory: 'size=1G',
+      serial: `file=${file}`,
+      console: 'off',
+      vsock: `cid=3,socket=${socket}`,
+    });
+    expect(config).toEqual({
+      cpus: { boot_vcpus: 1, max_vcpus: 1 },
+      memory: { size: 1024 ** 3 },
+      // Plain options take the shell's word: quotes and brackets in a command line are text.
+      payload: { kernel, initramfs: kernel, cmdline: 'console=ttyS0 a="b,c" [x' },
+      serial: { mode: 'File', file },
+      console: { mode: 'Off' },
+      vsock: { cid: 3, socket },
+    });
+  });
+
+  test.each([
+    ['tty', 'Tty'],
+    ['null', 'Null'],
+    ['off', 'Off'],
+  ])('--serial %s', (text, mode) => {
+    expect(parse({ serial: text }).serial).toEqual({ mode });
+  });
+
+  test('a socket path with a comma, in quotes', () => {
+    const socket = join(folder, 'a,b');
+    expect(parse({ vsock: `socket=${quote(socket)},cid=4294967294` }).vsock).toEqual({ cid: 4294967294, socket });
+  });
+
+  test('a socket path that just fits with its longest suffix', () => {
+    const socket = `${folder}/`.padEnd(MAX_SOCKET_PATH_BYTES, 's');
+    expect(`${socket}_4294967295\0`).toHaveLength(108);
+    expect(parse({ vsock: `cid=3,socket=${socket}` }).vsock?.socket).toBe(socket);
+    expectRefusal(
+      { vsock: `cid=3,socket=${socket}s` },
+      'TOO_LONG',
+      `Use a path of at most ${MAX_SOCKET_PATH_BYTES} bytes`,
+    );
+  });
+
+  test('the result is frozen, since it is not checked again', () => {
+    const config = parse({});
+    expect(Object.isFrozen(config) && Object.isFrozen(config.memory)).toBe(true);
+    expect(Object.isFrozen(DEFAULT_VM_CONFIG.memory)).toBe(false);
+  });
+});
+
+describe('what is refused', () => {
+  test.each<[cid: string, code: ConfigErrorCode, message: string]>([
+    ['0', 'RESERVED', '--vsock cid: 0 is reserved'],
+    ['1', 'RESERVED', '--vsock cid: 1 is the loopback'],
+    ['2', 'RESERVED', '--vsock cid: 2 is the host itself'],
+    ['4294967295', 'RESERVED', 'VMADDR_CID_ANY'],
+    ['4294967296', 'OUT_OF_RANGE', '4294967296 is too large'],
+    ['99999999999999999999', 'OUT_OF_RANGE', 'is too large'],
+    ['-1', 'OUT_OF_RANGE', '-1 is negative'],
+    ['three', 'WRONG_TYPE', '"three" is not a whole number'],
+    ['3.5', 'WRONG_TYPE', '"3.5" is not a whole number'],
+    ['', 'MISSING_VALUE', '--vsock cid: no value given'],
+  ])('cid=%s', (cid, code, message) => {
+    expectRefusal({ vsock: `cid=${cid},socket=/tmp/s` }, code, message);
+  });
+
+  test('an error carries its parts as fields', () => {
+    expect(errorOf({ vsock: 'cid=2,socket=/tmp/s' })).toMatchObject({
+      code: 'RESERVED',
+      option: '--vsock',
+      key: 'cid',
+      value: 2,
+      problem: '2 is the host itself (VMADDR_CID_HOST)',
+      mend: 'Use 3 to 4294967294.',
+    });
+  });
+
+  test('a vsock device without cid or socket', () => {
+    expectRefusal({ vsock: 'socket=/tmp/s' }, 'MISSING_KEY', '--vsock cid: missing. Write --vsock cid=N,socket=PATH.');
+    expectRefusal({ vsock: 'cid=3' }, 'MISSING_KEY', '--vsock socket: missing');
+    expectRefusal({ vsock: '' }, 'MISSING_KEY', '--vsock cid: missing');
+  });
+
+  test('two vsock devices', () => {
+    expectRefusal({ vsock: ['cid=3,socket=/tmp/a', 'cid=4,socket=/tmp/b'] }, 'DUPLICATE', '--vsock: given 2 times');
+  });
+
+  test('a key twice', () => {
+    expectRefusal({ vsock: 'cid=3,cid=4,socket=/tmp/a' }, 'DUPLICATE', '--vsock cid: given twice');
+  });
+
+  test('an unknown key, with the nearest', () => {
+    expectRefusal({ vsock: 'cid=3,sokcet=/tmp/a' }, 'UNKNOWN_KEY', 'Did you mean socket? There are cid, socket.');
+    expectRefusal({ memory: '128M' }, 'UNKNOWN_KEY', 'Did you mean size=128M?');
+    expectRefusal({ memory: 'constructor=1' }, 'UNKNOWN_KEY', 'There is only size.');
+  });
+
+  test("a key of Cloud Hypervisor's that does not exist here", () => {
+    expectRefusal({ vsock: 'cid=3,socket=/tmp/a,iommu=on' }, 'NOT_SUPPORTED', '--vsock iommu: not supported by tsvmm');
+    expectRefusal({ memory: 'size=1G,hugepages=on' }, 'NOT_SUPPORTED', '--memory hugepages: not supported');
+    expectRefusal({ cpus: 'boot=1,topology=1:1:1:1' }, 'NOT_SUPPORTED', '--cpus topology: not supported');
+    expectRefusal({ serial: 'pty' }, 'NOT_SUPPORTED', 'Use --serial tty, null, off or file=PATH.');
+    expectRefusal({ console: 'tty' }, 'NOT_SUPPORTED', 'The guest talks on the serial port');
+  });
+
+  test('text that is not in the grammar', () => {
+    expectRefusal({ vsock: 'cid=3,socket="/tmp/a' }, 'SYNTAX', '--vsock: a double quote is not closed');
+    expectRefusal({ vsock: 'cid=3,,socket=/tmp/a' }, 'SYNTAX', 'Take out the extra comma');
+    expectRefusal({ serial: 'tty=1' }, 'SYNTAX', '--serial tty: takes no value');
+  });
+
+  test('a socket in a directory that is not there, or is none', () => {
+    expectRefusal({ vsock: 'cid=3,socket=/nowhere/s' }, 'NOT_FOUND', 'the directory "/nowhere" does not exist');
+    expectRefusal({ vsock: `cid=3,socket=${kernel}/s` }, 'UNUSABLE_FILE', 'is not a directory');
+    expectRefusal({ vsock: 'cid=3,socket=' }, 'MISSING_VALUE', '--vsock socket: no value given');
+  });
+
+  test('more than one vCPU, and none', () => {
+    expectRefusal(
+      { cpus: 'boot=2' },
+      'NOT_SUPPORTED',
+      '--cpus boot: 2 vCPUs are asked for, and tsvmm runs one vCPU for now',
+    );
+    expectRefusal({ cpus: 'boot=1,max=4' }, 'NOT_SUPPORTED', '--cpus max: 4 vCPUs');
+    expectRefusal({ cpus: 'boot=0' }, 'OUT_OF_RANGE', '--cpus boot: 0 is not a number of vCPUs');
+    expectRefusal({ cpus: 'boot=many' }, 'WRONG_TYPE', '"many" is not a whole number');
+  });
+
+  test('a memory size that cannot be', () => {
+    expectRefusal({ memory: 'size=0' }, 'OUT_OF_RANGE', 'a guest without memory cannot run');
+    expectRefusal({ memory: 'size=-4096' }, 'OUT_OF_RANGE', '-4096 is negative');
+    expectRefusal({ memory: 'size=5000' }, 'OUT_OF_RANGE', 'Use 4096 or 8192.');
+    expectRefusal({ memory: 'size=100' }, 'OUT_OF_RANGE', 'Use 4096.');
+    expectRefusal({ memory: 'size=99999999T' }, 'OUT_OF_RANGE', 'more than any guest can address');
+    expectRefusal({ memory: 'size=512m' }, 'WRONG_TYPE', 'Write 512M.');
+    expectRefusal({ memory: '' }, 'MISSING_KEY', 'Write --memory size=SIZE.');
+  });
+
+  test('a kernel or initramfs that is no readable file', () => {
+    expectRefusal({ kernel: join(folder, 'none') }, 'NOT_FOUND', '/none" does not exist');
+    expectRefusal({ kernel: folder }, 'UNUSABLE_FILE', 'is a directory');
+    expectRefusal({ kernel: '' }, 'MISSING_VALUE', '--kernel: the path is empty');
+    expectRefusal({ kernel, initramfs: join(folder, 'none') }, 'NOT_FOUND', '--initramfs: ');
+    expectRefusal({ kernel: 'a\0b' }, 'UNUSABLE_FILE', 'NUL byte');
+  });
+
+  test('a file or directory without permission', () => {
+    const secret = join(folder, 'secret');
+    mkdirSync(secret, { mode: 0o555 });
+    const closed = join(folder, 'closed');
+    writeFileSync(closed, '', { mode: 0 });
+    chmodSync(folder, 0o755);
+    expect(messagesAsNobody([{ vsock: [`cid=3,socket=${secret}/s`] }, { kernel: [closed] }])).toEqual([
+      expect.stringContaining('--vsock socket: there is no permission to create files in'),
+      expect.stringContaining('--kernel: there is no permission to read'),
+    ]);
+  });
+
+  test('an initramfs without a kernel', () => {
+    expectRefusal({ initramfs: kernel }, 'CONFLICT', '--initramfs: an initramfs needs a kernel');
+  });
+
+  test('a command line with a NUL byte', () => {
+    expectRefusal({ cmdline: 'a\0b' }, 'WRONG_TYPE', '--cmdline: the command line holds a NUL byte');
+  });
+
+  test('a serial port that goes to several places, or to none', () => {
+    expectRefusal({ serial: 'tty,off' }, 'CONFLICT', 'chooses more than one. Choose one of tty, null, off, file=PATH.');
+    expectRefusal({ serial: '' }, 'MISSING_VALUE', 'nothing is chosen');
+    expectRefusal({ serial: 'file' }, 'MISSING_VALUE', '--serial file: no value given. Write file=PATH.');
+    expectRefusal({ serial: 'file=/nowhere/f' }, 'NOT_FOUND', '--serial file: the directory "/nowhere" does not exist');
+    expectRefusal({ serial: 'ttyy' }, 'UNKNOWN_KEY', 'Did you mean tty?');
+  });
+});
