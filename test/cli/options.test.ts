@@ -1,0 +1,84 @@
+// The command line as a whole.
+
+import { describe, expect, test } from '@jest/globals';
+import { helpText, versionText } from '../../src/cli/help.js';
+import { COMMAND_OPTIONS, parseCommandLine } from '../../src/cli/options.js';
+import { EXIT_CODES } from '../../src/cli/exit-codes.js';
+import { DEFAULT_VM_CONFIG } from '../../src/config/vm-config.js';
+import { VM_OPTIONS } from '../../src/config/vm-options.js';
+
+function run(...args: string[]) {
+  const command = parseCommandLine(args);
+  if (command.action !== 'run') throw new Error(command.action);
+  return command;
+}
+
+describe('the command line', () => {
+  test('nothing at all runs the default machine', () => {
+    expect(run()).toEqual({ action: 'run', config: DEFAULT_VM_CONFIG, verbosity: 0, logFile: undefined });
+  });
+
+  test('values follow their option, after a blank or an equals sign', () => {
+    expect(run('--vsock', 'cid=3,socket=/tmp/s').config.vsock).toEqual({ cid: 3, socket: '/tmp/s' });
+    expect(run('--vsock=cid=3,socket=/tmp/s').config.vsock).toEqual({ cid: 3, socket: '/tmp/s' });
+    expect(run('--log-file', '/tmp/l').logFile).toBe('/tmp/l');
+  });
+
+  test.each([
+    [[], 0],
+    [['-v'], 1],
+    [['-vv'], 2],
+    [['-v', '-vv'], 3],
+  ])('%j means verbosity %i', (args, verbosity) => {
+    expect(run(...args).verbosity).toBe(verbosity);
+  });
+
+  test('a command line for the kernel is text, whatever it looks like', () => {
+    for (const text of ['0123', 'true', '"quoted" a=b', 'a,b', '-x', '']) {
+      expect(run('--cmdline', text).config.payload.cmdline).toBe(text);
+    }
+    expect(run('--cmdline=--console=off').config.payload.cmdline).toBe('--console=off');
+  });
+
+  test.each([['--help'], ['-h'], ['--version'], ['-V']])('%s wins over whatever is wrong with the rest', (option) => {
+    const action = option.toLowerCase().includes('h') ? 'help' : 'version';
+    expect(parseCommandLine(['--vsock', 'cid=2', '--bogus', option]).action).toBe(action);
+  });
+
+  test.each([
+    [['--vsokc', 'cid=3'], '--vsokc: no such option. Did you mean --vsock?'],
+    [['--vsokc=cid=3'], '--vsokc: no such option. Did you mean --vsock?'],
+    [['--disk', 'path=x'], '--disk: an option of Cloud Hypervisor that is not supported by tsvmm'],
+    [['--api-socket=/tmp/s'], '--api-socket: an option of Cloud Hypervisor'],
+    [['--no-help'], '--no-help: no such option. Did you mean --help?'],
+    [['--no-vsock'], '--no-vsock: no such option'],
+    [['-x'], '-x: no such option'],
+    [['--kernel'], '--kernel: no value given. Write --kernel PATH'],
+    [['--vsock', '--memory', 'size=1G'], '--vsock: no value given. Write --vsock cid=N,socket=PATH'],
+    [['--log-file'], '--log-file: no value given. Write --log-file PATH'],
+    [['--log-file', ''], '--log-file: the path is empty'],
+    [['--log-file', 'a', '--log-file', 'b'], '--log-file: given 2 times'],
+    [['--memory', 'size=1G', '--memory', 'size=2G'], '--memory: given 2 times'],
+    [['vmlinux'], '"vmlinux": belongs to no option'],
+    [['--memory', 'size=1G', 'extra'], '"extra": belongs to no option'],
+    [['--', '--memory'], '--memory: no such option'],
+    [['--vsock', 'cid=2,socket=/tmp/s'], '--vsock cid: 2 is the host itself'],
+  ])('%j is refused', (args, message) => {
+    expect(() => parseCommandLine(args)).toThrow(message);
+  });
+});
+
+describe('the help', () => {
+  test('comes from the tables: every option, key and exit code is in it', async () => {
+    const help = await helpText(100);
+    for (const { name } of [...VM_OPTIONS, ...COMMAND_OPTIONS])
+      expect(help).toContain(`${name.length > 1 ? '--' : '-'}${name}`);
+    for (const { usage } of VM_OPTIONS) expect(help).toContain(usage);
+    for (const { usage } of VM_OPTIONS.flatMap(({ keys }) => keys)) expect(help).toContain(usage);
+    for (const [code, meaning] of EXIT_CODES) expect(help).toContain(`${code}  ${meaning}`);
+  });
+
+  test("the version is the package's", () => {
+    expect(versionText()).toMatch(/^tsvmm \d+\.\d+\.\d+\n$/);
+  });
+});
