@@ -375,7 +375,8 @@ bool connections_send(void)
         }
     }
     vsock_flush();
-    return stats.tx_packets != before;
+    // A batch may end with nothing sent and turns left.
+    return stats.tx_packets != before || (turn_first != 0 && vsock_room() != 0);
 }
 
 void connection_ring_sent(u16 number, u32 bytes)

@@ -102,7 +102,7 @@ void connection_abort(struct connection *c);
 // There may be something to send: put it in the line for a turn.
 void connection_schedule(struct connection *c);
 
-// Send what is there to send, in turns. Returns whether anything was sent.
+// Send what is there to send, in turns. Returns whether anything was sent or could be.
 bool connections_send(void);
 // Give up on peers that do not answer our SHUTDOWN.
 void connections_expire(void);

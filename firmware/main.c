@@ -10,6 +10,7 @@
 #include "machine.h"
 #include "memory.h"
 #include "serial.h"
+#include "services.h"
 #include "stats.h"
 #include "vsock.h"
 
@@ -35,8 +36,11 @@ static bool spin(void)
 
 static bool serve(void)
 {
-    // Every part runs each time.
-    return vsock_reap() | vsock_receive() | connections_send() | vsock_events();
+    bool busy = vsock_reap();
+    busy |= vsock_receive();
+    busy |= connections_send();
+    busy |= vsock_events();
+    return busy;
 }
 
 // Sleep until an interrupt. Returns whether the device's was among them.
@@ -109,6 +113,7 @@ _Noreturn void main(const u8 *boot_params)
     has_vsock = vsock_start(&boot);
     if (has_vsock) {
         connections_setup();
+        services_setup();
     }
     outb(PORT_DEBUG, READY_MARK);
     serial_setup();

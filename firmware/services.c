@@ -97,16 +97,20 @@ static bool daytime_finished(const struct connection *c)
 
 static u8 *pattern;
 
+void services_setup(void)
+{
+    pattern = memory_take(PERIOD + VSOCK_MAX_PAYLOAD, 64);
+}
+
+// Filled in for the first connection, so that start-up does not wait for it.
 static bool chargen_open(struct connection *c)
 {
+    static bool filled;
     (void)c;
-    if (pattern != NULL) {
-        return true;
+    if (filled || pattern == NULL) {
+        return filled;
     }
-    pattern = memory_take(PERIOD + VSOCK_MAX_PAYLOAD, 64);
-    if (pattern == NULL) {
-        return false;
-    }
+    filled = true;
     u8 *to = pattern;
     for (u32 line = 0; line < PRINTABLE; line++) {
         for (u32 column = 0; column < LINE_LENGTH; column++) {

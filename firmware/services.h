@@ -9,6 +9,8 @@
 extern const struct service services[];
 extern const u32 service_count;
 
+// Take memory. Call once, before the rings use it up.
+void services_setup(void);
 // NULL: nobody listens there.
 const struct service *service_at(u32 port);
 
