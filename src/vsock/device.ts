@@ -1,4 +1,10 @@
 // The virtio-vsock device: virtio 1.2, section 5.10. The face of src/vsock towards an I/O worker and its transport.
+//
+// Runs in the I/O worker that owns it. The event loop calls it as a poller: before the loop sleeps, and for a while
+// before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
+// busy driver never notifies, and handlers of descriptors only note what became ready.
+//
+// Left out: SOCK_SEQPACKET, sibling guests, in-process endpoints, the event queue (nothing here resets the transport).
 
 import {
   featureWords,
@@ -7,11 +13,18 @@ import {
   VIRTIO_RING_F_EVENT_IDX_BIT,
   VIRTIO_RING_F_INDIRECT_DESC_BIT,
   type Activation,
+  type DeviceInterrupt,
   type VirtioDevice,
 } from '../devices/virtio/device.js';
 import type { MmioDeviceIdentity } from '../devices/virtio/mmio.js';
-import type { EventLoop } from '../platform/event-loop.js';
-import type { Fd } from '../platform/units.js';
+import type { EventLoop, Poller } from '../platform/event-loop.js';
+import { KIB, type Fd } from '../platform/units.js';
+import { INTERRUPTS, VsockCounters } from './counters.js';
+import { FaultLog } from './fault-log.js';
+import { HostListener } from './host-listener.js';
+import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
+import { VMADDR_CID_HOST } from './packet.js';
+import { UnixBackend } from './unix-endpoint.js';
 
 export type VsockLogLevel = 'error' | 'warn' | 'info' | 'debug';
 
@@ -29,8 +42,17 @@ export interface VsockDeviceOptions {
   readonly log: (level: VsockLogLevel, message: string) => void;
 }
 
+/** All the ports that a guest could use to one service; the memory behind an idle connection is well below 1 KiB. */
+const DEFAULT_MAX_CONNECTIONS = 65_536;
+/** What Linux gives its own sockets: a Linux guest never has more under way, whatever is offered. */
+const DEFAULT_BUF_ALLOC = 256 * KIB;
+
+const RX_QUEUE = 0;
+const TX_QUEUE = 1;
+
 const RX_QUEUE_SIZE = 256;
 const TX_QUEUE_SIZE = 256;
+/** What Linux posts. */
 const EVENT_QUEUE_SIZE = 8;
 
 /** What the transport says of a vsock device whose guest has `guestCid`. */
@@ -46,14 +68,102 @@ export function vsockIdentity(guestCid: number): MmioDeviceIdentity {
   };
 }
 
-export class VsockDevice implements VirtioDevice {
-  constructor(_options: VsockDeviceOptions) {}
+export class VsockDevice implements VirtioDevice, Poller {
+  readonly counters = new VsockCounters();
+  private readonly loop: EventLoop;
+  private readonly muxer: Muxer;
+  private readonly listener: HostListener | undefined;
+  private readonly log: (level: VsockLogLevel, message: string) => void;
+  /** Only while a driver is there. */
+  private interrupt: DeviceInterrupt | undefined;
+  /** Whether the driver was asked to notify. */
+  private armed = true;
 
-  activate(_activation: Activation): void {}
+  constructor(options: VsockDeviceOptions) {
+    const { loop, log, guestCid } = options;
+    const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+    const warn = (message: string): void => {
+      log('warn', message);
+    };
+    this.loop = loop;
+    this.log = log;
+    const backend = new UnixBackend(options.socketPath, loop);
+    this.muxer = new Muxer({
+      guestCid,
+      loop,
+      maxConnections,
+      bufAlloc: options.bufAlloc ?? DEFAULT_BUF_ALLOC,
+      counters: this.counters,
+      faults: new FaultLog(warn, () => loop.now(), this.counters),
+      route: (cid) => (cid === VMADDR_CID_HOST ? backend : undefined),
+    });
+    if (options.listener !== undefined) {
+      this.listener = new HostListener(options.listener, loop, this.muxer, maxConnections, warn);
+    }
+    loop.addPoller(this);
+  }
 
-  reset(): void {}
+  /** Connections at present, those that only drain included. */
+  get connectionCount(): number {
+    return this.muxer.connectionCount;
+  }
 
-  queueNotified(_index: number): void {}
+  activate(activation: Activation): void {
+    const rx = activation.queues[RX_QUEUE];
+    const tx = activation.queues[TX_QUEUE];
+    if (rx === undefined || tx === undefined) {
+      this.log('warn', 'the guest driver left out the rx or the tx queue');
+      activation.interrupt.needsReset();
+      return;
+    }
+    this.interrupt = activation.interrupt;
+    this.armed = true;
+    this.muxer.activate(activation.memory, rx, tx);
+  }
 
-  close(): void {}
+  reset(): void {
+    this.interrupt = undefined;
+    this.listener?.dropHandshakes();
+    this.muxer.deactivate();
+  }
+
+  queueNotified(_index: number): void {
+    // The notification has woken the loop, which polls before it sleeps again.
+  }
+
+  poll(): boolean {
+    if (this.interrupt === undefined) return false;
+    const result = this.muxer.poll();
+    if (result === MUXER_IDLE) return false;
+    if (this.armed) {
+      this.armed = false;
+      this.muxer.suppressNotifications();
+    }
+    if (this.muxer.publish()) {
+      this.interrupt.usedBuffers();
+      this.counters.add(INTERRUPTS, 1);
+    }
+    if (result === MUXER_BROKEN) this.giveUp();
+    return true;
+  }
+
+  armBeforeSleep(): boolean {
+    if (this.interrupt === undefined) return false;
+    this.armed = true;
+    return this.muxer.arm();
+  }
+
+  close(): void {
+    this.reset();
+    this.loop.removePoller(this);
+    this.listener?.close();
+  }
+
+  /** The driver has broken a ring: nothing can be said to it any more. */
+  private giveUp(): void {
+    const { interrupt } = this;
+    this.log('warn', 'the guest driver broke a virtqueue; the device needs a reset');
+    this.reset();
+    interrupt?.needsReset();
+  }
 }

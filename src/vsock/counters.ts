@@ -1,0 +1,67 @@
+// What a vsock device counts, in shared memory: the I/O worker adds, any thread may look.
+//
+// Float64 because byte counts pass 2^32 quickly and are exact up to 2^53. A reader may see one counter a moment before
+// another: these are statistics.
+
+const NAMES = [
+  'rxBytes',
+  'rxPackets',
+  'rxReads',
+  'txBytes',
+  'txPackets',
+  'txWrites',
+  'interrupts',
+  'connectionsFromGuest',
+  'connectionsFromHost',
+  'connectionsRefused',
+  'creditStalls',
+  'starvedStalls',
+  'writeStalls',
+  'resetsSent',
+  'resetsReceived',
+  'guestFaults',
+] as const;
+
+export type VsockCounterName = (typeof NAMES)[number];
+export type VsockCounterSnapshot = Readonly<Record<VsockCounterName, number>>;
+
+export const RX_BYTES = 0;
+export const RX_PACKETS = 1;
+export const RX_READS = 2;
+export const TX_BYTES = 3;
+export const TX_PACKETS = 4;
+export const TX_WRITES = 5;
+export const INTERRUPTS = 6;
+export const CONNECTIONS_FROM_GUEST = 7;
+export const CONNECTIONS_FROM_HOST = 8;
+export const CONNECTIONS_REFUSED = 9;
+export const CREDIT_STALLS = 10;
+export const STARVED_STALLS = 11;
+export const WRITE_STALLS = 12;
+export const RESETS_SENT = 13;
+export const RESETS_RECEIVED = 14;
+export const GUEST_FAULTS = 15;
+
+/** One counter per index above. */
+export class VsockCounters {
+  readonly values: Float64Array;
+
+  /** Over `memory` when it is given: memory that another thread looks at. */
+  constructor(memory: SharedArrayBuffer = createCounterMemory()) {
+    this.values = new Float64Array(memory);
+  }
+
+  add(index: number, amount: number): void {
+    this.values[index] += amount;
+  }
+
+  snapshot(): VsockCounterSnapshot {
+    return Object.fromEntries(
+      NAMES.map((name, index) => [name, this.values[index]]),
+    ) as unknown as VsockCounterSnapshot;
+  }
+}
+
+export function createCounterMemory(): SharedArrayBuffer {
+  return new SharedArrayBuffer(NAMES.length * Float64Array.BYTES_PER_ELEMENT);
+}

@@ -1,0 +1,296 @@
+// Connects packets with connections: routes what the guest sends, and makes and ends connections.
+//
+// Runs in the I/O worker. The two directions are rx-path.ts and tx-path.ts; what a connection does with a packet is
+// connection.ts. Here is what concerns the guest as a whole: who may talk to whom, how many, and when RST is the answer.
+
+import type { SplitQueue } from '../devices/virtio/queue.js';
+import type { EventLoop } from '../platform/event-loop.js';
+import type { GuestMemory } from '../platform/guest-memory.js';
+import { IovecArray } from '../platform/iovec.js';
+import { RingPool } from './byte-ring.js';
+import { ConnectionTable } from './connection-table.js';
+import { CLOSING, Connection, CONNECTING, DRAINING, REQUESTED, type ConnectionContext } from './connection.js';
+import {
+  CONNECTIONS_FROM_GUEST,
+  CONNECTIONS_FROM_HOST,
+  CONNECTIONS_REFUSED,
+  RESETS_RECEIVED,
+  type VsockCounters,
+} from './counters.js';
+import type { Backend, StreamEndpoint } from './endpoint.js';
+import type { FaultLog } from './fault-log.js';
+import {
+  VIRTIO_VSOCK_OP_CREDIT_REQUEST,
+  VIRTIO_VSOCK_OP_CREDIT_UPDATE,
+  VIRTIO_VSOCK_OP_REQUEST,
+  VIRTIO_VSOCK_OP_RESPONSE,
+  VIRTIO_VSOCK_OP_RST,
+  VIRTIO_VSOCK_OP_RW,
+  VIRTIO_VSOCK_OP_SHUTDOWN,
+  VIRTIO_VSOCK_TYPE_STREAM,
+  VMADDR_CID_HOST,
+  type PacketHeader,
+} from './packet.js';
+import { RESET_LIMIT } from './reset-queue.js';
+import { RX_BROKEN, RX_IDLE, RxPath } from './rx-path.js';
+import { RxBuffers } from './rx-buffers.js';
+import { TX_BROKEN, TX_IDLE, TxPath, type TxSink } from './tx-path.js';
+import type { TxSegments } from './tx-segments.js';
+
+/** Host ports of host-initiated connections: far above any port that a service is given. */
+const FIRST_EPHEMERAL_PORT = 0x4000_0000;
+const EPHEMERAL_PORTS = 0x4000_0000;
+
+export interface MuxerOptions {
+  readonly guestCid: number;
+  readonly loop: EventLoop;
+  readonly maxConnections: number;
+  readonly bufAlloc: number;
+  readonly counters: VsockCounters;
+  readonly faults: FaultLog;
+  /** Who answers for `cid`, as the guest names it; `undefined` for nobody. */
+  readonly route: (cid: number) => Backend | undefined;
+}
+
+/** What `poll` found. */
+export const MUXER_IDLE = 0;
+export const MUXER_WORKED = 1;
+export const MUXER_BROKEN = 2;
+export type MuxerResult = typeof MUXER_IDLE | typeof MUXER_WORKED | typeof MUXER_BROKEN;
+
+export class Muxer implements ConnectionContext, TxSink {
+  readonly loop: EventLoop;
+  readonly counters: VsockCounters;
+  readonly rings: RingPool;
+  readonly writeVector = new IovecArray();
+  readonly segments: TxSegments;
+
+  private readonly options: MuxerOptions;
+  private readonly faults: FaultLog;
+  private readonly rx: RxPath;
+  private readonly tx: TxPath;
+  private readonly table = new ConnectionTable();
+  /** Not in the table any more, but not at their end either. */
+  private readonly draining = new Set<Connection>();
+  private rxQueue: SplitQueue | undefined;
+  private txQueue: SplitQueue | undefined;
+  private nextEphemeral = 0;
+
+  constructor(options: MuxerOptions) {
+    this.options = options;
+    this.loop = options.loop;
+    this.counters = options.counters;
+    this.faults = options.faults;
+    this.rings = new RingPool(options.bufAlloc);
+    this.rx = new RxPath(options.guestCid, options.counters);
+    this.tx = new TxPath(this, options.counters, options.faults);
+    this.segments = this.tx.segments;
+  }
+
+  /** Whether the driver is there. */
+  get active(): boolean {
+    return this.rxQueue !== undefined;
+  }
+
+  /** Connections that cost something: in the table, or draining. */
+  get connectionCount(): number {
+    return this.table.size + this.draining.size;
+  }
+
+  activate(memory: GuestMemory, rxQueue: SplitQueue, txQueue: SplitQueue): void {
+    this.rxQueue = rxQueue;
+    this.txQueue = txQueue;
+    const buffers = new RxBuffers(memory, rxQueue, (head) => {
+      this.faults.report('rx buffer that no packet fits into dropped', head);
+    });
+    this.rx.activate(rxQueue, buffers);
+    this.tx.activate(memory, txQueue);
+  }
+
+  /** Ends every connection without a word to the guest, and touches no queue from here on. */
+  deactivate(): void {
+    for (const connection of this.table.all()) connection.end();
+    for (const connection of this.draining) connection.end();
+    this.rx.deactivate();
+    this.tx.deactivate();
+    this.rxQueue = undefined;
+    this.txQueue = undefined;
+  }
+
+  /** One batch each way. The caller publishes what was staged. */
+  poll(): MuxerResult {
+    let worked = false;
+    // While the guest owes receive buffers for this many answers it is not given the chance to ask for more.
+    if (this.rx.resets.length < RESET_LIMIT) {
+      const result = this.tx.drain();
+      if (result === TX_BROKEN) return MUXER_BROKEN;
+      worked = result !== TX_IDLE;
+    }
+    const result = this.rx.pump();
+    if (result === RX_BROKEN) return MUXER_BROKEN;
+    return worked || result !== RX_IDLE ? MUXER_WORKED : MUXER_IDLE;
+  }
+
+  /** Publishes what was staged; whether the driver wants an interrupt for it. */
+  publish(): boolean {
+    const tx = this.txQueue?.publish() ?? false;
+    const rx = this.rxQueue?.publish() ?? false;
+    return tx || rx;
+  }
+
+  /** Asks for notifications of what `poll` waits for, and returns whether some of it is there already. */
+  arm(): boolean {
+    const { rxQueue, txQueue } = this;
+    if (rxQueue === undefined || txQueue === undefined) return false;
+    const tx = this.rx.resets.length < RESET_LIMIT && txQueue.armNotifications();
+    const rx = this.rx.isStarved && rxQueue.armNotifications();
+    return tx || rx;
+  }
+
+  suppressNotifications(): void {
+    this.rxQueue?.suppressNotifications();
+    this.txQueue?.suppressNotifications();
+  }
+
+  /**
+   * Asks the guest for a connection to its port `guestPort` on behalf of `endpoint`, which tells the client the
+   * outcome (`accepted`, or it is closed). False when there is no driver or no room: `endpoint` stays the caller's.
+   */
+  connectToGuest(guestPort: number, endpoint: StreamEndpoint): boolean {
+    if (!this.active || this.full()) {
+      this.counters.add(CONNECTIONS_REFUSED, 1);
+      return false;
+    }
+    const type = VIRTIO_VSOCK_TYPE_STREAM;
+    const tuple = { guestPort, peerPort: this.ephemeralPort(guestPort, type), peerCid: VMADDR_CID_HOST, type };
+    const connection = new Connection(this, tuple, this.options.bufAlloc, REQUESTED);
+    this.table.add(connection);
+    this.counters.add(CONNECTIONS_FROM_HOST, 1);
+    connection.request(endpoint);
+    return true;
+  }
+
+  // ---- TxSink
+
+  receive(header: PacketHeader, payload: number): void {
+    const { srcCid, srcPort, dstCid, dstPort, type, op } = header;
+    if (header.reservedCidBits !== 0 || srcCid !== this.options.guestCid) {
+      this.faults.report('tx packet with a source CID that is not the guest dropped', srcCid);
+      return;
+    }
+    const connection = this.table.find(srcPort, dstPort, dstCid, type);
+    if (connection === undefined) {
+      this.receiveUnconnected(header);
+      return;
+    }
+    if (op === VIRTIO_VSOCK_OP_REQUEST && (connection.state === CLOSING || connection.state === DRAINING)) {
+      // A guest that has heard or said SHUTDOWN(both) may use the port anew before RST has gone its way.
+      connection.guestReset();
+      this.receiveUnconnected(header);
+      return;
+    }
+    if (!connection.accepts(op)) {
+      this.faults.report('tx packet with an operation that is illegal in the state of its connection', op);
+      connection.flushSegments();
+      connection.abort();
+      return;
+    }
+    // RST may come from a guest that has no connection to take credit from.
+    if (op !== VIRTIO_VSOCK_OP_RST) connection.updateCredit(header);
+    switch (op) {
+      case VIRTIO_VSOCK_OP_RW:
+        this.receivePayload(connection, header.len, payload);
+        return;
+      case VIRTIO_VSOCK_OP_RESPONSE:
+        connection.responded();
+        return;
+      case VIRTIO_VSOCK_OP_SHUTDOWN:
+        connection.flushSegments();
+        connection.guestShutDown(header.flags);
+        return;
+      case VIRTIO_VSOCK_OP_RST:
+        this.counters.add(RESETS_RECEIVED, 1);
+        connection.flushSegments();
+        connection.guestReset();
+        return;
+      case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
+        connection.answerCreditRequest();
+        return;
+      case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
+        return;
+    }
+  }
+
+  // ---- ConnectionContext
+
+  queueControl(connection: Connection): void {
+    this.rx.queueControl(connection);
+  }
+
+  queueReady(connection: Connection): void {
+    this.rx.queueReady(connection);
+  }
+
+  queueReset(connection: Connection): void {
+    this.rx.resets.push(connection.guestPort, connection.peerPort, connection.peerCid, connection.type);
+  }
+
+  release(connection: Connection): void {
+    this.table.remove(connection);
+    this.draining.add(connection);
+  }
+
+  ended(connection: Connection): void {
+    this.draining.delete(connection);
+  }
+
+  // ----
+
+  private receiveUnconnected(header: PacketHeader): void {
+    const { srcPort, dstPort, dstCid, type, op } = header;
+    // An answer to RST could meet a new connection that uses the same ports.
+    if (op === VIRTIO_VSOCK_OP_RST) return;
+    const backend = type === VIRTIO_VSOCK_TYPE_STREAM ? this.options.route(dstCid) : undefined;
+    if (op !== VIRTIO_VSOCK_OP_REQUEST || backend === undefined || this.full()) {
+      if (op === VIRTIO_VSOCK_OP_REQUEST) this.counters.add(CONNECTIONS_REFUSED, 1);
+      this.rx.resets.push(srcPort, dstPort, dstCid, type);
+      return;
+    }
+    const tuple = { guestPort: srcPort, peerPort: dstPort, peerCid: dstCid, type };
+    const connection = new Connection(this, tuple, this.options.bufAlloc, CONNECTING);
+    this.table.add(connection);
+    this.counters.add(CONNECTIONS_FROM_GUEST, 1);
+    connection.updateCredit(header);
+    const pending = backend.connect(dstPort, connection);
+    if (pending !== undefined) connection.awaitConnect(pending);
+  }
+
+  private receivePayload(connection: Connection, length: number, payload: number): void {
+    if (length > payload) {
+      this.faults.report('tx packet shorter than its length field', payload);
+      connection.abort();
+      return;
+    }
+    if (!connection.mayReceive(length)) {
+      this.faults.report('tx packet beyond the credit given, or after SHUTDOWN(SEND)', length);
+      connection.flushSegments();
+      connection.abort();
+      return;
+    }
+    this.tx.addPayload(connection, length);
+  }
+
+  private full(): boolean {
+    return this.connectionCount >= this.options.maxConnections;
+  }
+
+  /** A host port that is not in use, nor was lately: they are handed out in turn. */
+  private ephemeralPort(guestPort: number, type: number): number {
+    let port: number;
+    do {
+      port = FIRST_EPHEMERAL_PORT + this.nextEphemeral;
+      this.nextEphemeral = (this.nextEphemeral + 1) % EPHEMERAL_PORTS;
+    } while (this.table.find(guestPort, port, VMADDR_CID_HOST, type) !== undefined);
+    return port;
+  }
+}
