@@ -67,8 +67,7 @@ export const libc = {
   send: bind<(fd: N, buffer: N, count: N, flags: N) => N>('long send(int, size_t, size_t, int)'),
   sendmsg: bind<(fd: N, message: N, flags: N) => N>('long sendmsg(int, size_t, int)'),
   recvmsg: bind<(fd: N, message: N, flags: N) => N>('long recvmsg(int, size_t, int)'),
-  pthread_sigmask: bind<(how: N, set: N, old: N) => N>('int pthread_sigmask(int, size_t, size_t)'),
-  sigtimedwait: bind<(set: N, info: N, timeout: N) => N>('int sigtimedwait(size_t, size_t, size_t)'),
+  sigaction: bind<(signal: N, action: N, old: N) => N>('int sigaction(int, size_t, size_t)'),
   // glibc only wraps gettid and tgkill since 2.30, and musl never did: the raw call works everywhere.
   syscall: bind<(number: N, a: N, b: N, c: N) => N>('long syscall(long, long, long, long)'),
 } as const;
@@ -125,6 +124,11 @@ export function signalThread(thread: ThreadId, signal: number): void {
  */
 export function addressOf(view: ArrayBufferView): HostAddress {
   return Number(koffi.address(view)) as HostAddress;
+}
+
+/** The address of a C library function, to be given to the C library. */
+export function addressOfFunction(name: string): bigint {
+  return koffi.address(library.symbol(name));
 }
 
 /** An ArrayBuffer over `length` bytes of memory at `address`, which must stay mapped as long as the view is used. */

@@ -32,6 +32,18 @@ export class PortBus {
     this.bases.push(base);
   }
 
+  /** One byte read from `port`. */
+  readByte(port: number): number {
+    const slot = this.slots[port];
+    return slot === NO_DEVICE ? FLOATING_BYTE : this.devices[slot].read(port - this.bases[slot]);
+  }
+
+  /** One byte written to `port`. */
+  writeByte(port: number, value: number): void {
+    const slot = this.slots[port];
+    if (slot !== NO_DEVICE) this.devices[slot].write(port - this.bases[slot], value);
+  }
+
   /**
    * `count` reads of `size` bytes from `port` into `data`. A wide access reaches the ports behind the first one, as it does
    * on an 8-bit ISA bus.
@@ -39,9 +51,7 @@ export class PortBus {
   read(port: number, size: number, count: number, data: Uint8Array): void {
     for (let element = 0; element < count; element++) {
       for (let byte = 0; byte < size; byte++) {
-        const slot = this.slots[(port + byte) & 0xffff];
-        data[element * size + byte] =
-          slot === NO_DEVICE ? FLOATING_BYTE : this.devices[slot].read(port + byte - this.bases[slot]);
+        data[element * size + byte] = this.readByte((port + byte) & 0xffff);
       }
     }
   }
@@ -58,10 +68,7 @@ export class PortBus {
     }
     for (let element = 0; element < count; element++) {
       for (let byte = 0; byte < size; byte++) {
-        const target = this.slots[(port + byte) & 0xffff];
-        if (target !== NO_DEVICE) {
-          this.devices[target].write(port + byte - this.bases[target], data[element * size + byte]);
-        }
+        this.writeByte((port + byte) & 0xffff, data[element * size + byte]);
       }
     }
   }

@@ -4,10 +4,11 @@
 // ends the blocking call: a signal for a vCPU, an eventfd for an I/O worker.
 
 import { acquire, release } from '../platform/shared-lock.js';
-import { signalThread } from '../platform/libc.js';
+import { signalThread, viewMemory } from '../platform/libc.js';
 import { KICK_SIGNAL } from '../platform/signals.js';
 import { epochNow } from './start-times.js';
-import type { ThreadId } from '../platform/units.js';
+import type { HostAddress, ThreadId } from '../platform/units.js';
+import { RUN } from './kvm/abi.js';
 
 const STOP = 0;
 /** Guards every vCPU state: a thread is signalled only while it is known to be alive. */
@@ -18,6 +19,8 @@ const VCPU_STATE = 0;
 const VCPU_THREAD = 1;
 // A 64-bit counter in a Float64: exact to 2^53 exits, and a plain store for its one writer.
 const VCPU_EXITS = 4;
+/** The address of the kvm_run page, as a Float64 too. */
+const VCPU_RUN_ADDRESS = 6;
 /** More vCPUs than any configuration allows fit below. */
 const CONTROL_BYTES = 8192;
 // When the guest wrote each POST code first: milliseconds since the epoch, as Float64, behind the words.
@@ -31,13 +34,13 @@ const STATE_STOPPED = 2;
 export class ControlBlock {
   readonly buffer: SharedArrayBuffer;
   private readonly words: Int32Array;
-  private readonly exits: Float64Array;
+  private readonly floats: Float64Array;
   private readonly postCodes: Float64Array;
 
   constructor(buffer: SharedArrayBuffer) {
     this.buffer = buffer;
     this.words = new Int32Array(buffer, 0, CONTROL_BYTES / 4);
-    this.exits = new Float64Array(buffer, 0, CONTROL_BYTES / 8);
+    this.floats = new Float64Array(buffer, 0, CONTROL_BYTES / 8);
     this.postCodes = new Float64Array(buffer, CONTROL_BYTES, POST_CODE_COUNT);
   }
 
@@ -54,26 +57,33 @@ export class ControlBlock {
     return Atomics.load(this.words, STOP) !== 0;
   }
 
-  /** A vCPU thread says that it can be signalled from now on. */
-  vcpuRunning(vcpu: number, thread: ThreadId): void {
+  /** A vCPU thread says that it can be kicked from now on: its id, and where its kvm_run page is. */
+  vcpuRunning(vcpu: number, thread: ThreadId, runAddress: HostAddress): void {
     const base = VCPUS + vcpu * VCPU_WORDS;
+    this.floats[(base + VCPU_RUN_ADDRESS) / 2] = runAddress;
     this.words[base + VCPU_THREAD] = thread;
     Atomics.store(this.words, base + VCPU_STATE, STATE_RUNNING);
   }
 
-  /** A vCPU thread says that it is about to end: no signal may be sent to it any more. */
+  /** A vCPU thread says that it is about to end: it may not be kicked any more. */
   vcpuStopped(vcpu: number): void {
     acquire(this.words, STATE_LOCK);
     Atomics.store(this.words, VCPUS + vcpu * VCPU_WORDS + VCPU_STATE, STATE_STOPPED);
     release(this.words, STATE_LOCK);
   }
 
-  /** Takes a vCPU thread out of KVM_RUN if it is running. Throws SysError. */
+  /**
+   * Takes a vCPU thread out of KVM_RUN, or keeps it from staying in the next one. Does nothing while it is not running.
+   * Throws SysError.
+   */
   kickVcpu(vcpu: number): void {
     const base = VCPUS + vcpu * VCPU_WORDS;
     acquire(this.words, STATE_LOCK);
     try {
       if (Atomics.load(this.words, base + VCPU_STATE) !== STATE_RUNNING) return;
+      // Before the signal: whichever side of KVM_RUN's entry the thread is on, one of the two ends it.
+      const runAddress = this.floats[(base + VCPU_RUN_ADDRESS) / 2] as HostAddress;
+      new Uint8Array(viewMemory(runAddress, RUN.IMMEDIATE_EXIT + 1))[RUN.IMMEDIATE_EXIT] = 1;
       signalThread(this.words[base + VCPU_THREAD] as ThreadId, KICK_SIGNAL);
     } finally {
       release(this.words, STATE_LOCK);
@@ -87,7 +97,7 @@ export class ControlBlock {
 
   /** Exits to user space that a vCPU has taken so far. */
   exitCount(vcpu: number): number {
-    return this.exits[this.exitSlot(vcpu)];
+    return this.floats[this.exitSlot(vcpu)];
   }
 
   /** The element of `exitCounters` that a vCPU counts its exits in. */
@@ -97,7 +107,7 @@ export class ControlBlock {
 
   /** For the vCPU loop, which is the only writer of its own element. */
   get exitCounters(): Float64Array {
-    return this.exits;
+    return this.floats;
   }
 
   /** Notes that the guest wrote `code` (0 to 255) to the POST port; only the first time counts. */

@@ -31,7 +31,8 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
 
 const port = parentPort;
 if (port === null) throw new Error('io-worker.js is a worker thread entry, not a program');
-port.once('message', (start: IoStart) => {
+port.once('message', (start: IoStart | undefined) => {
+  if (start === undefined) return;
   const send = (message: IoMessage): void => {
     port.postMessage(message);
   };

@@ -7,7 +7,7 @@ import { SleepControl } from '../devices/legacy/sleep-control.js';
 import { MmioRegisters } from '../devices/virtio/mmio.js';
 import { signalEventFd } from '../platform/eventfd.js';
 import { currentThreadId } from '../platform/libc.js';
-import { blockSignal, KICK_SIGNAL } from '../platform/signals.js';
+import { installKickHandler } from '../platform/signals.js';
 import { MmioBus, PortBus, type PortDevice } from './buses.js';
 import { ControlBlock } from './control.js';
 import { epochNow } from './start-times.js';
@@ -85,14 +85,13 @@ function buildMmio(start: VcpuStart, control: ControlBlock): MmioBus {
 function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): VcpuOutcome {
   const control = new ControlBlock(start.control);
   const power: PowerRequest = { action: 'none' };
-  blockSignal(KICK_SIGNAL);
+  installKickHandler();
   const vcpu = new KvmVcpu(start.vmFd, start.index, start.mmapSize);
   try {
     setUpBootProcessor(vcpu, start.cpuid, start.boot);
-    vcpu.unblockDuringRun(KICK_SIGNAL);
     const ports = buildPorts(start, control, power);
     const mmio = buildMmio(start, control);
-    control.vcpuRunning(start.index, currentThreadId());
+    control.vcpuRunning(start.index, currentThreadId(), vcpu.runAddress);
     send({ type: 'running', modulesLoaded, entering: epochNow() });
     try {
       return runVcpu({ vcpu, index: start.index, ports, mmio, power, control });
@@ -106,7 +105,8 @@ function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): Vc
 
 const port = parentPort;
 if (port === null) throw new Error('vcpu-worker.js is a worker thread entry, not a program');
-port.once('message', (start: VcpuStart) => {
+port.once('message', (start: VcpuStart | undefined) => {
+  if (start === undefined) return;
   const send = (message: VcpuMessage): void => {
     port.postMessage(message);
   };

@@ -13,7 +13,7 @@ export interface WorkerHandlers<M> {
   onFailure(error: Error): void;
 }
 
-/** A worker that gets one start message of type `S` and sends messages of type `M`. */
+/** A worker that gets one message, `S` to work or undefined to end, and sends messages of type `M`. */
 export class WorkerThread<S, M> {
   readonly name: string;
   private readonly worker: Worker;
@@ -54,14 +54,13 @@ export class WorkerThread<S, M> {
 
   /**
    * Waits for the thread's end, calling `kick` again and again to take it out of a blocking call. Returns whether it
-   * ended in time. One that was never started is terminated.
+   * ended in time.
    */
   async join(kick: () => void): Promise<boolean> {
     this.joining = true;
-    if (!this.started) {
-      await this.worker.terminate();
-      return true;
-    }
+    // One that never started waits for its message and ends by itself without one. (Terminating a worker that is
+    // still loading leaks the descriptors of its event loop.)
+    if (!this.started) this.worker.postMessage(undefined);
     kick();
     const kicks = setInterval(kick, KICK_INTERVAL_MS);
     let limit: NodeJS.Timeout | undefined;

@@ -42,13 +42,12 @@ export const KVM_SET_REGS = ioc(IOC_WRITE, 0x82, 144);
 export const KVM_GET_SREGS = ioc(IOC_READ, 0x83, 312);
 export const KVM_SET_SREGS = ioc(IOC_WRITE, 0x84, 312);
 export const KVM_SET_MSRS = ioc(IOC_WRITE, 0x89, 8);
-export const KVM_SET_SIGNAL_MASK = ioc(IOC_WRITE, 0x8b, 4);
 export const KVM_SET_FPU = ioc(IOC_WRITE, 0x8d, 416);
 export const KVM_GET_LAPIC = ioc(IOC_READ, 0x8e, 1024);
 export const KVM_SET_LAPIC = ioc(IOC_WRITE, 0x8f, 1024);
 export const KVM_SET_CPUID2 = ioc(IOC_WRITE, 0x90, 8);
 
-/** Capabilities that this monitor cannot do without, by name: all are as old as Linux 2.6.36 or so. */
+/** Capabilities that this monitor cannot do without, by name: the youngest is of Linux 4.12. */
 export const REQUIRED_CAPABILITIES = {
   KVM_CAP_IRQCHIP: 0,
   KVM_CAP_USER_MEMORY: 3,
@@ -58,6 +57,7 @@ export const REQUIRED_CAPABILITIES = {
   KVM_CAP_PIT2: 33,
   KVM_CAP_IOEVENTFD: 36,
   KVM_CAP_SET_IDENTITY_MAP_ADDR: 37,
+  KVM_CAP_IMMEDIATE_EXIT: 136,
 } as const;
 
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
@@ -158,9 +158,6 @@ export const FPU = { SIZE: 416, FCW: 128, MXCSR: 408 };
 
 /** struct kvm_lapic_state { char regs[1024]; }: the local APIC page, registers at their APIC offsets. */
 export const LAPIC = { SIZE: 1024, LVT_LINT0: 0x350, LVT_LINT1: 0x360 };
-
-/** struct kvm_signal_mask { u32 len; u8 sigset[]; } */
-export const SIGNAL_MASK_HEADER_SIZE = 4;
 
 /** struct kvm_run: the fields in use. The union of exit details starts at 32. */
 export const RUN = {

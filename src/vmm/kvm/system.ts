@@ -48,7 +48,7 @@ export class KvmSystem {
       throw new VmError(
         'KVM_CAPABILITY',
         `${KVM_DEVICE} speaks KVM API version ${version}, and only version ${KVM_API_VERSION} is known`,
-        'check that it is the real KVM device of a Linux kernel 2.6.36 or newer',
+        'check that it is the real KVM device of a Linux kernel 4.12 or newer',
       );
     }
     const missing = Object.entries(REQUIRED_CAPABILITIES).filter(([, number]) => !this.hasCapability(number));

@@ -3,7 +3,6 @@
 import { check, close, libc, orErrno, viewMemory } from '../../platform/libc.js';
 import { mapShared, unmap } from '../../platform/mapping.js';
 import { NativeBuffer } from '../../platform/native-buffer.js';
-import { currentMaskWithout } from '../../platform/signals.js';
 import type { Fd, HostAddress } from '../../platform/units.js';
 import {
   CPUID2_HEADER_SIZE,
@@ -12,10 +11,8 @@ import {
   KVM_RUN,
   KVM_SET_CPUID2,
   KVM_SET_MSRS,
-  KVM_SET_SIGNAL_MASK,
   MSR_ENTRY,
   MSRS_HEADER_SIZE,
-  SIGNAL_MASK_HEADER_SIZE,
 } from './abi.js';
 import type { CpuidEntry } from './system.js';
 
@@ -30,7 +27,7 @@ export class KvmVcpu {
   /** struct kvm_run, live. */
   readonly run: ArrayBuffer;
   private readonly fd: Fd;
-  private readonly runAddress: HostAddress;
+  readonly runAddress: HostAddress;
   private readonly runSize: number;
 
   constructor(vmFd: Fd, id: number, mmapSize: number) {
@@ -89,15 +86,6 @@ export class KvmVcpu {
   /** An ioctl that takes a structure. */
   set(request: number, buffer: NativeBuffer, name: string): void {
     check(libc.ioctl(this.fd, request, buffer.address), `ioctl ${name}`);
-  }
-
-  /** Unblocks `signal` while KVM_RUN runs, and only then: the thread itself has it blocked. */
-  unblockDuringRun(signal: number): void {
-    const mask = currentMaskWithout(signal);
-    const buffer = new NativeBuffer(SIGNAL_MASK_HEADER_SIZE + mask.length);
-    buffer.setU32(0, mask.length);
-    buffer.bytes.set(mask, SIGNAL_MASK_HEADER_SIZE);
-    this.set(KVM_SET_SIGNAL_MASK, buffer, 'KVM_SET_SIGNAL_MASK');
   }
 
   /** `run` must not be touched afterwards. */
