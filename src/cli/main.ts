@@ -71,11 +71,16 @@ function print(stream: NodeJS.WriteStream, text: string): void {
 }
 
 function reportError(error: unknown, verbose: boolean): void {
-  if (isExpected(error)) say(error.message);
-  else if (!(error instanceof Error)) say(`internal failure: ${String(error)}`);
-  else if (verbose) say(`internal failure: ${error.stack ?? error.message}`);
-  else say(`internal failure: ${error.message} (-v shows where)`);
-  if (verbose && error instanceof Error && error.cause !== undefined) say(`caused by ${inspect(error.cause)}`);
+  if (isExpected(error)) {
+    say(error.message);
+    if (verbose && error.cause !== undefined) say(`caused by ${inspect(error.cause)}`);
+  } else if (verbose) say(`internal failure: ${inspect(error)}`);
+  else {
+    // An error that stands for several says nothing by itself.
+    const parts = error instanceof AggregateError ? [error, ...(error.errors as unknown[])] : [error];
+    const messages = parts.map((part) => (part instanceof Error ? part.message : String(part)));
+    say(`internal failure: ${messages.join('; ')} (-v shows where)`);
+  }
 }
 
 /**
