@@ -392,7 +392,8 @@ void console_start(const struct boot_info *boot, bool vsock_works)
 {
     has_vsock = vsock_works;
     add(&text, "tsvmm guest " FIRMWARE_VERSION ", ");
-    add_decimal(&text, boot->memory_bytes >> 20);
+    // Rounded: firmware tables leave holes.
+    add_decimal(&text, (boot->memory_bytes + (1 << 19)) >> 20);
     add(&text, " MiB\r\n");
     if (has_vsock) {
         add(&text, "vsock CID ");
