@@ -18,7 +18,7 @@ async function startOnce(work: string, round: number): Promise<StartTimes & { sp
   const logFile = join(work, `start-${round}.log`);
   const spawned = performance.timeOrigin + performance.now();
   const child = spawn(process.execPath, [PROGRAM, '-vv', '--log-file', logFile], {
-    stdio: ['pipe', 'pipe', 'inherit'],
+    stdio: ['pipe', 'pipe', 'ignore'],
   });
   const ended = new Promise((resolve) => child.once('exit', resolve));
   await new Promise((resolve) => child.stdout.once('data', resolve));

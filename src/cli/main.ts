@@ -43,6 +43,9 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 async function createVm(config: VmConfig, options: { log: LogFunction }): Promise<RunnableVm> {
+  // Both ends of the VM load at once: its threads theirs, this one its own.
+  const { prestartWorkers } = await import('../vmm/worker-pool.js');
+  prestartWorkers({ io: config.vsock !== undefined });
   const { Vm } = await import('../vmm/vm.js');
   return Vm.create(config, options);
 }

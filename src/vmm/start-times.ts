@@ -13,7 +13,7 @@ export interface StartTimes {
   readonly node: number;
   /** `Vm.create` was called: every module of the main thread is loaded. */
   create: number;
-  /** KVM is open and the worker threads are starting. */
+  /** KVM is open. */
   kvm: number;
   /** Guest memory is allocated and registered. */
   memory: number;

@@ -1,7 +1,7 @@
 // A virtual machine: builds it, supervises its workers, takes it down. Main thread.
 //
-// Creation opens KVM first (the likeliest thing to be missing), then starts the worker threads, and while those load
-// their modules allocates memory and loads the guest. Every end (guest shutdown or reset, `stop`, a crash of the
+// Creation starts the worker threads (or takes those started before), and while they load their modules opens KVM,
+// allocates memory and loads the guest. Every end (guest shutdown or reset, `stop`, a crash of the
 // guest, the failure of a worker) goes through `finish`, which stops all workers, joins them within a bounded time and
 // releases everything in reverse order.
 
@@ -38,7 +38,7 @@ import type {
   VcpuStart,
   VsockHandles,
 } from './worker-protocol.js';
-import { WorkerThread } from './worker-thread.js';
+import { takeIoThread, takeVcpuThread, type IoThread, type VcpuThread } from './worker-pool.js';
 
 export { VmError } from './errors.js';
 export type { LogLevel } from './worker-protocol.js';
@@ -82,9 +82,6 @@ interface VirtioSlot {
   readonly irq: number;
 }
 
-type VcpuThread = WorkerThread<VcpuStart, VcpuMessage>;
-type IoThread = WorkerThread<IoStart, IoMessage>;
-
 /** One virtual machine, from `create` to `exited`. */
 export class Vm {
   readonly config: VmConfig;
@@ -111,7 +108,7 @@ export class Vm {
       settle = resolve;
     });
     this.settle = (exit) => settle?.(exit);
-    this.vcpu = new WorkerThread('vcpu0', new URL('./vcpu-worker.js', import.meta.url), {
+    this.vcpu = takeVcpuThread().attach({
       onMessage: (message) => {
         this.handleVcpuMessage(message);
       },
@@ -125,16 +122,10 @@ export class Vm {
    * Builds a VM that is ready to start. Throws VmError, BootError or ConfigError, with everything released again.
    */
   static async create(config: VmConfig, options: VmOptions = {}): Promise<Vm> {
-    const created = epochNow();
-    const system = KvmSystem.open();
     const vm = new Vm(config, options.log ?? (() => undefined));
-    vm.times.create = created;
-    vm.times.kvm = epochNow();
-    vm.resources.own(system, (kvm) => {
-      kvm.close();
-    });
+    vm.times.create = epochNow();
     try {
-      vm.build(system);
+      vm.build();
       return vm;
     } catch (error) {
       await vm.tearDown();
@@ -185,9 +176,13 @@ export class Vm {
     await this.exited;
   }
 
-  private build(system: KvmSystem): void {
+  private build(): void {
     const { config, resources } = this;
     if (config.vsock !== undefined) this.io = this.startIoThread();
+    const system = resources.own(KvmSystem.open(), (kvm) => {
+      kvm.close();
+    });
+    this.times.kvm = epochNow();
     const vm = resources.own(new KvmVm(system), (kvm) => {
       kvm.close();
     });
@@ -290,7 +285,7 @@ export class Vm {
   }
 
   private startIoThread(): IoThread {
-    return new WorkerThread('vsock', new URL('./io-worker.js', import.meta.url), {
+    return takeIoThread().attach({
       onMessage: (message) => {
         this.handleIoMessage(message);
       },

@@ -15,35 +15,41 @@ export interface WorkerHandlers<M> {
 
 /** A worker that gets one message, `S` to work or undefined to end, and sends messages of type `M`. */
 export class WorkerThread<S, M> {
-  readonly name: string;
   private readonly worker: Worker;
   private readonly ended: Promise<void>;
+  private handlers: WorkerHandlers<M> | undefined;
+  private failure: Error | undefined;
   private started = false;
   private joining = false;
 
-  /** Starts the thread; it loads its modules while the caller goes on. */
-  constructor(name: string, entry: URL, handlers: WorkerHandlers<M>) {
-    this.name = name;
+  /** Starts the thread; it loads its modules while the caller goes on. It does not keep the process alive yet. */
+  constructor(name: string, entry: URL) {
     // No inherited flags: those of a test runner or an inspector are not for this thread.
     this.worker = new Worker(entry, { name, execArgv: [], stdin: false });
-    let failed = false;
-    const fail = (error: Error): void => {
-      if (failed || this.joining) return;
-      failed = true;
-      handlers.onFailure(error);
-    };
-    this.worker.on('message', (message: M) => {
-      handlers.onMessage(message);
-    });
+    this.worker.unref();
+    this.worker.on('message', (message: M) => this.handlers?.onMessage(message));
     this.worker.on('error', (error) => {
-      fail(error instanceof Error ? error : new Error(String(error)));
+      this.fail(error instanceof Error ? error : new Error(String(error)));
     });
     this.ended = new Promise((resolve) => {
       this.worker.once('exit', (code) => {
-        if (code !== 0) fail(new Error(`worker ${name} ended with code ${code}`));
+        if (code !== 0) this.fail(new Error(`worker ${name} ended with code ${code}`));
         resolve();
       });
     });
+  }
+
+  /** Says who hears of the thread from here on, and keeps the process alive with it. */
+  attach(handlers: WorkerHandlers<M>): this {
+    this.handlers = handlers;
+    this.worker.ref();
+    const { failure } = this;
+    if (failure !== undefined) {
+      queueMicrotask(() => {
+        handlers.onFailure(failure);
+      });
+    }
+    return this;
   }
 
   /** Hands over everything the thread needs; from here on it blocks outside JavaScript. */
@@ -75,5 +81,11 @@ export class WorkerThread<S, M> {
       clearInterval(kicks);
       clearTimeout(limit);
     }
+  }
+
+  private fail(error: Error): void {
+    if (this.failure !== undefined || this.joining) return;
+    this.failure = error;
+    this.handlers?.onFailure(error);
   }
 }

@@ -30,7 +30,7 @@ export type VsockLogLevel = 'error' | 'warn' | 'info' | 'debug';
 
 export interface VsockDeviceOptions {
   readonly guestCid: number;
-  /** A listening, non-blocking Unix stream socket for host-initiated connections; owned by the device from here on. */
+  /** A listening, non-blocking Unix stream socket for host-initiated connections; it stays the caller's. */
   readonly listener?: Fd | undefined;
   /** The path prefix of guest-initiated connections: port P goes to `<socketPath>_P`. */
   readonly socketPath: string;

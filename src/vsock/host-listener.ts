@@ -34,7 +34,7 @@ export class HostListener implements FdHandler, TimerTask, DeferredTask {
   private retry: Timer | undefined;
   private closed = false;
 
-  /** Takes over `fd`, a listening non-blocking stream socket. */
+  /** Accepts on `fd`, a listening non-blocking stream socket, which stays the caller's. */
   constructor(fd: Fd, loop: EventLoop, muxer: Muxer, maxClients: number, warn: (message: string) => void) {
     this.fd = fd;
     this.loop = loop;
@@ -67,7 +67,6 @@ export class HostListener implements FdHandler, TimerTask, DeferredTask {
     this.loop.cancelTimer(this.retry);
     this.dropHandshakes();
     this.loop.unwatch(this.fd);
-    close(this.fd);
   }
 
   private acceptSome(): void {
