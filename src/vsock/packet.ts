@@ -58,7 +58,7 @@ export class PacketHeader {
 
   /** Copies the header out of the device-readable part of `chain`: once, and only this copy is used from then on. */
   copyFrom(chain: DescriptorChain): void {
-    chain.copyFromReadable(0, this.bytes, HEADER_SIZE);
+    if (!chain.copyWordsFromReadable(this.words)) chain.copyFromReadable(0, this.bytes, HEADER_SIZE);
   }
 
   get srcCid(): number {
