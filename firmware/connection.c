@@ -130,6 +130,7 @@ static struct connection *create(u64 peer_cid, u32 peer_port, u32 local_port, u8
         free_list = number;
         return NULL;
     }
+    c->buf_alloc = service->buf_alloc != 0 ? service->buf_alloc : c->ring.size;
     u16 *head = bucket(peer_cid, peer_port, local_port);
     c->hash_next = *head;
     *head = number;
@@ -227,12 +228,12 @@ void connection_schedule(struct connection *c)
 // Credit, peer to us: how much it still believes it may send, and whether that is worth an update.
 static u32 room_told(const struct connection *c)
 {
-    return c->service->buf_alloc - (c->rx_count - c->fwd_told);
+    return c->buf_alloc - (c->rx_count - c->fwd_told);
 }
 
 static bool running_low(const struct connection *c)
 {
-    return room_told(c) < c->service->buf_alloc / 2;
+    return room_told(c) < c->buf_alloc / 2;
 }
 
 static void count_consumed(struct connection *c)
@@ -264,7 +265,7 @@ static void send(struct connection *c, u16 op, u32 flags, const void *payload, u
         .type = c->type,
         .op = op,
         .flags = flags,
-        .buf_alloc = c->service->buf_alloc,
+        .buf_alloc = c->buf_alloc,
         .fwd_cnt = c->fwd_count,
     };
     c->fwd_told = c->fwd_count;
@@ -316,7 +317,7 @@ static bool take_turn(struct connection *c)
         bool mute = service->peek != NULL && (c->peer_shutdown & VIRTIO_VSOCK_SHUTDOWN_RCV) != 0;
         struct piece piece;
         if (!mute && service->peek != NULL && service->peek(c, &piece)) {
-            u32 length = min_u32(piece.length, peer_room(c));
+            u32 length = min_u32(min_u32(piece.length, VSOCK_MAX_PAYLOAD), peer_room(c));
             if (length != 0 || piece.length == 0) {
                 send_piece(c, &piece, length);
                 return true;
@@ -441,7 +442,7 @@ struct connection *connection_connect(u32 port, const struct service *service)
 // Returns whether the peer kept to the rules.
 static bool receive_payload(struct connection *c, const struct virtio_vsock_hdr *hdr, const u8 *payload)
 {
-    if (c->rx_count - c->fwd_count + hdr->len > c->service->buf_alloc) {
+    if (c->rx_count - c->fwd_count + hdr->len > c->buf_alloc) {
         return false;
     }
     c->rx_count += hdr->len;

@@ -19,7 +19,7 @@ struct connection;
 struct service {
     const char *name;
     u32 port;
-    // How much the peer may send before we say that we consumed it.
+    // How much the peer may send before we say that we consumed it; 0: as much as the ring holds.
     u32 buf_alloc;
     bool with_ring;
     bool seqpacket;
@@ -60,9 +60,10 @@ struct connection {
     struct ring ring;
 
     // Receiving. Counters wrap.
-    u32 rx_count; // bytes received
+    u32 buf_alloc;
+    u32 rx_count;  // bytes received
     u32 fwd_count; // of these, consumed
-    u32 fwd_told; // fwd_count as the peer knows it
+    u32 fwd_told;  // fwd_count as the peer knows it
     // Sending. Counters wrap.
     u32 tx_count;
     u32 peer_buf_alloc;

@@ -32,7 +32,7 @@
 #define PROMPT "> "
 
 // A session's own share of its ring, beside what the host may send: room for lines typed.
-#define SESSION_BUF_ALLOC (RING_SIZE / 4)
+#define SESSION_BUF_ALLOC (RING_MIN_SIZE / 4)
 
 struct stats stats;
 
@@ -177,7 +177,7 @@ static void send_line(void)
     typed[typed_length] = '\n';
     if (session->state != CONNECTION_OPEN) {
         add(&text, "not connected yet\r\n");
-    } else if (typed_length + 1 > RING_SIZE - SESSION_BUF_ALLOC - ring_used(&session->ring)) {
+    } else if (typed_length + 1 > session->ring.size - SESSION_BUF_ALLOC - ring_used(&session->ring)) {
         add(&text, "the host does not read; line dropped\r\n");
     } else {
         ring_write(&session->ring, (const u8 *)typed, typed_length + 1, 0);

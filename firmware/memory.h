@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory beyond the image: permanent allocations first, the rest in equal blocks.
+// Memory beyond the image: permanent allocations first, the rest in blocks of two sizes.
 
 #ifndef MEMORY_H
 #define MEMORY_H
 
 #include "types.h"
 
-#define BLOCK_SIZE 65536U
+enum block_kind {
+    BLOCK_SMALL,
+    BLOCK_LARGE,
+};
+#define BLOCK_SIZE(kind) ((kind) == BLOCK_LARGE ? 262144U : 65536U)
 
 void memory_setup(u64 start, u64 end);
 u64 memory_left(void);
@@ -14,8 +18,8 @@ u64 memory_left(void);
 // not enough.
 void *memory_take(u64 size, u64 align);
 
-// BLOCK_SIZE bytes, or NULL.
-void *block_take(void);
-void block_free(void *block);
+// NULL: none left, or only small ones.
+void *block_take(enum block_kind kind);
+void block_free(void *block, enum block_kind kind);
 
 #endif

@@ -3,18 +3,23 @@
 #include "ring.h"
 #include "text.h"
 
-#define POSITION(cursor) ((cursor) & (RING_SIZE - 1))
+#define POSITION(r, cursor) ((cursor) & ((r)->size - 1))
 
-#define MAX_RECORDS (BLOCK_SIZE / sizeof(u32))
+#define MAX_RECORDS (BLOCK_SIZE(BLOCK_SMALL) / sizeof(u32))
 #define RECORD_LENGTH(record) ((record) & 0xffffff)
 #define RECORD_FLAGS(record) ((record) >> 24)
 #define RECORD(length, flags) ((length) | (flags) << 24)
 
 bool ring_open(struct ring *r, bool with_records)
 {
-    *r = (struct ring){.bytes = block_take()};
+    *r = (struct ring){.bytes = block_take(BLOCK_LARGE), .kind = BLOCK_LARGE};
+    if (r->bytes == NULL) {
+        r->kind = BLOCK_SMALL;
+        r->bytes = block_take(BLOCK_SMALL);
+    }
+    r->size = BLOCK_SIZE(r->kind);
     if (with_records && r->bytes != NULL) {
-        r->records = block_take();
+        r->records = block_take(BLOCK_SMALL);
     }
     if (r->bytes == NULL || (with_records && r->records == NULL)) {
         ring_close(r);
@@ -26,10 +31,10 @@ bool ring_open(struct ring *r, bool with_records)
 void ring_close(struct ring *r)
 {
     if (r->bytes != NULL) {
-        block_free(r->bytes);
+        block_free(r->bytes, r->kind);
     }
     if (r->records != NULL) {
-        block_free(r->records);
+        block_free(r->records, BLOCK_SMALL);
     }
     *r = (struct ring){0};
 }
@@ -41,7 +46,7 @@ u32 ring_used(const struct ring *r)
 
 bool ring_write(struct ring *r, const u8 *bytes, u32 length, u32 flags)
 {
-    if (length > RING_SIZE - ring_used(r)) {
+    if (length > r->size - ring_used(r)) {
         return false;
     }
     if (r->records != NULL) {
@@ -50,8 +55,8 @@ bool ring_write(struct ring *r, const u8 *bytes, u32 length, u32 flags)
         }
         r->records[r->record_in++ % MAX_RECORDS] = RECORD(length, flags);
     }
-    u32 first = min_u32(length, RING_SIZE - POSITION(r->in));
-    memcpy(r->bytes + POSITION(r->in), bytes, first);
+    u32 first = min_u32(length, r->size - POSITION(r, r->in));
+    memcpy(r->bytes + POSITION(r, r->in), bytes, first);
     memcpy(r->bytes, bytes + first, length - first);
     r->in += length;
     return true;
@@ -71,13 +76,13 @@ bool ring_peek(const struct ring *r, struct piece *piece)
     } else if (length == 0) {
         return false;
     }
-    u32 contiguous = RING_SIZE - POSITION(r->sent);
+    u32 contiguous = r->size - POSITION(r, r->sent);
     if (length > contiguous) {
         // The flags belong to the end of the record.
         length = contiguous;
         piece->flags = 0;
     }
-    piece->bytes = r->bytes + POSITION(r->sent);
+    piece->bytes = r->bytes + POSITION(r, r->sent);
     piece->length = length;
     return true;
 }

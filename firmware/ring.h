@@ -8,11 +8,13 @@
 #include "memory.h"
 #include "types.h"
 
-#define RING_SIZE BLOCK_SIZE
+#define RING_MIN_SIZE BLOCK_SIZE(BLOCK_SMALL)
 
-// Cursors run free and are masked on access: done <= sent <= in <= done + RING_SIZE.
+// Cursors run free and are masked on access: done <= sent <= in <= done + size.
 struct ring {
     u8 *bytes;
+    enum block_kind kind;
+    u32 size; // a power of two
     u32 in;
     u32 sent;
     u32 done;
@@ -30,7 +32,7 @@ struct piece {
     u32 flags;
 };
 
-// False: out of memory.
+// As large as memory has it now. False: out of memory.
 bool ring_open(struct ring *r, bool with_records);
 void ring_close(struct ring *r);
 u32 ring_used(const struct ring *r);
