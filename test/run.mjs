@@ -29,10 +29,12 @@ const requireAll = process.env.CI === 'true' || process.env.TSVMM_REQUIRE_ALL ==
 
 const total = { passed: 0, failed: 0, skipped: 0 };
 let broken = false;
+let interrupted = false;
 const scratch = mkdtempSync(join(tmpdir(), 'tsvmm-test-'));
 try {
   const kvm = kvmProblem();
   for (const group of chosen.length > 0 ? chosen : Object.keys(GROUPS)) {
+    if (interrupted) break;
     if (group === 'unit' || kvm === undefined) await runGroup(group);
     else if (requireAll) {
       process.stdout.write(`\n${group}: FAILED, for /dev/kvm is needed here and ${kvm}\n`);
@@ -51,7 +53,7 @@ if (requireAll && jestArgs.length === 0 && total.skipped > 0) {
   process.stdout.write(`\nFAILED, for ${total.skipped} tests were skipped where nothing may be\n`);
   broken = true;
 }
-process.exitCode = broken || total.failed > 0 ? 1 : 0;
+process.exitCode = broken || interrupted || total.failed > 0 ? 1 : 0;
 const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
 process.stdout.write(`\n${total.passed} passed, ${total.failed} failed${skipped}\n`);
 
@@ -64,7 +66,9 @@ async function runGroup(group) {
   const child = spawn(process.execPath, ['--experimental-vm-modules', '--no-warnings=ExperimentalWarning', ...jest], {
     cwd: root,
     env: { ...process.env, TSVMM_TEST_GROUP: group, TSVMM_TEST_PROGRESS: progressFile },
-    stdio: 'inherit',
+    stdio: ['ignore', 'inherit', 'inherit'],
+    // A process group of its own: jest's workers do not end with it when they hang.
+    detached: true,
   });
   const unwatch = watch(child, progressFile, STALL_LIMIT_MS[group]);
   const status = await new Promise((resolve, reject) => {
@@ -73,34 +77,43 @@ async function runGroup(group) {
   });
   unwatch();
 
-  const counts = readProgress(progressFile)?.counts;
-  for (const key of Object.keys(total)) total[key] += counts?.[key] ?? 0;
+  const progress = readProgress(progressFile);
+  for (const key of Object.keys(total)) total[key] += progress?.counts[key] ?? 0;
   if (status === 0) return;
   broken = true;
   // Jest failed for another reason than a test: it could not start, was ended, or did not end.
-  if ((counts?.failed ?? 0) === 0) total.failed++;
+  if (typeof status !== 'number' || (progress?.counts.failed ?? 0) === 0) total.failed++;
 }
 
 /** Passes signals on, and ends what hangs: that is to be a failure, not a run that never ends. */
 function watch(child, progressFile, stallLimit) {
-  const forward = (signal) => child.kill(signal);
-  process.on('SIGINT', forward).on('SIGTERM', forward);
+  const signalAll = (signal) => {
+    try {
+      process.kill(-child.pid, signal);
+    } catch (error) {
+      // All of them have ended already.
+      if (error.code !== 'ESRCH') throw error;
+    }
+  };
+  const interrupt = (signal) => {
+    interrupted = true;
+    signalAll(signal);
+  };
+  process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
   const started = Date.now();
   const timer = setInterval(() => {
-    const { at, running, counts } = readProgress(progressFile) ?? { at: started, running: [] };
-    const waited = Date.now() - at;
-    if (waited < (counts === undefined ? stallLimit : EXIT_LIMIT_MS)) return;
-    const complaint =
-      counts === undefined
-        ? `no test has ended for ${stallLimit / 1000} s; running: ${running.join(', ') || 'none yet'}`
-        : 'jest does not exit: a test left something open (npm test -- --detectOpenHandles)';
+    const { at, running, done } = readProgress(progressFile) ?? { at: started, running: [], done: false };
+    if (Date.now() - at < (done ? EXIT_LIMIT_MS : stallLimit)) return;
+    const complaint = done
+      ? 'jest does not exit: a test left something open (npm test -- --detectOpenHandles)'
+      : `no test has ended for ${stallLimit / 1000} s; running: ${running.join(', ') || 'none yet'}`;
     process.stdout.write(`\n${complaint}\n`);
     clearInterval(timer);
-    child.kill('SIGKILL');
+    signalAll('SIGKILL');
   }, 500);
   return () => {
     clearInterval(timer);
-    process.off('SIGINT', forward).off('SIGTERM', forward);
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   };
 }
 
