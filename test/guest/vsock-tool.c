@@ -362,7 +362,7 @@ static int serve(int fd, u64 index, const struct sockaddr_vm *peer)
 			} else {
 				count(&rx, into, (size_t)n);
 				if (opt.action == ECHO)
-					tx_length = (size_t)n;
+					tx_length = (size_t)n, tx_done = 0;
 				else if (opt.action == STDIO)
 					write_all(1, (char *)into, (size_t)n);
 				progress = 1;
