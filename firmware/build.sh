@@ -4,8 +4,9 @@
 # The same toolchain makes the same bytes, wherever the source lies: no debug information, build id or path is kept.
 set -eu
 export LC_ALL=C # the order of objects is the order of names
-cd "$(dirname "$0")"
-output=${1:-tsvmm-guest.elf}
+source_folder=$(cd "$(dirname "$0")" && pwd)
+output=$(realpath "${1:-$source_folder/tsvmm-guest.elf}")
+cd "$source_folder"
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 
@@ -20,5 +21,5 @@ for source in *.S *.c; do
 done
 # Page tables protect nothing from the guest's own code, so one segment, readable, writable and executable, says the truth.
 (cd "$objects" && ${LD:-ld} -nostdlib -static --gc-sections --build-id=none --no-warn-rwx-segments \
-  -z max-page-size=4096 -z noexecstack -T "$OLDPWD/firmware.ld" -o guest.elf ./*.o)
+  -z max-page-size=4096 -z noexecstack -T "$source_folder/firmware.ld" -o guest.elf ./*.o)
 ${STRIP:-strip} --strip-all -o "$output" "$objects/guest.elf"
