@@ -1,6 +1,7 @@
 // A host client of a VM's vsock socket, for end-to-end tests.
 
 import { connect, type Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 
 /** Connects to guest port `port` through the Unix socket at `path`; resolves once `OK <port>` has come. */
 export function connectVsock(path: string, port: number): Promise<Socket> {
@@ -36,7 +37,7 @@ export function connectVsock(path: string, port: number): Promise<Socket> {
 }
 
 /** Everything that comes until the other side ends. */
-export async function readAll(socket: Socket): Promise<Buffer> {
+export async function readAll(socket: Readable): Promise<Buffer> {
   const pieces: Buffer[] = [];
   for await (const piece of socket) pieces.push(piece as Buffer);
   return Buffer.concat(pieces);

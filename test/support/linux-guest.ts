@@ -1,0 +1,77 @@
+// The Linux test guest (test/guest): boots it once for a whole file of tests and talks to it over the serial line.
+
+import { Vm } from '../../src/vmm/vm.js';
+import type { VmConfig } from '../../src/config/vm-config.js';
+import { MIB } from '../../src/platform/units.js';
+import { ConsoleRecorder, testConfig } from './vms.js';
+
+/**
+ * What the guest needs on hosts that emulate its kernel mode and lack some instructions there (see test/guest/README.md);
+ * none of it matters on others.
+ */
+export const LINUX_CMDLINE =
+  'console=ttyS0 reboot=k panic=-1 quiet acpi=off pci=off noxsave clearcpuid=smap,popcnt,cx16 rodata=off';
+
+/** A boot takes 20 to 30 s on such hosts, and several times that when they are busy. */
+export const BOOT_LIMIT_MS = 240_000;
+/** Each exec in the guest takes half a second there, of a dynamic program three. */
+export const COMMAND_LIMIT_MS = 60_000;
+
+function fromEnvironment(name: string): string {
+  const value = process.env[name];
+  if (value === undefined) throw new Error(`${name} is not set: run the Linux tests with \`npm test -- linux\``);
+  return value;
+}
+
+/** A booted Linux guest. */
+export class LinuxGuest {
+  readonly vm: Vm;
+  readonly console: ConsoleRecorder;
+
+  private constructor(vm: Vm, console: ConsoleRecorder) {
+    this.vm = vm;
+    this.console = console;
+  }
+
+  /** Boots the guest to its init. The caller stops `vm`. */
+  static async boot(changes: Partial<VmConfig> = {}): Promise<LinuxGuest> {
+    const payload = {
+      kernel: fromEnvironment('TSVMM_TEST_KERNEL'),
+      initramfs: fromEnvironment('TSVMM_TEST_INITRAMFS'),
+      cmdline: LINUX_CMDLINE,
+    };
+    const vm = await Vm.create(testConfig({ memory: { size: 128 * MIB }, payload, ...changes }));
+    const guest = new LinuxGuest(vm, new ConsoleRecorder(vm));
+    try {
+      await vm.start();
+      await guest.console.waitFor(/tsvmm-guest: ready/, BOOT_LIMIT_MS);
+      return guest;
+    } catch (error) {
+      await vm.stop();
+      throw error;
+    }
+  }
+
+  /** Runs a shell command in the guest and returns what it printed; rejects when its exit status is not 0. */
+  async run(command: string): Promise<string> {
+    const from = this.console.text.length;
+    this.vm.console.write(Buffer.from(`${command}\n`));
+    const match = await this.console.waitFor(/([^]*?)tsvmm-guest: exit (\d+)\n/, COMMAND_LIMIT_MS, from);
+    if (match[2] !== '0') throw new Error(`${command}: exit status ${match[2]}\n${match[1]}`);
+    return match[1].trim();
+  }
+
+  /** Starts a shell command in the guest and returns when it has printed `pattern`; it goes on running. */
+  async startUntil(command: string, pattern: RegExp): Promise<void> {
+    const from = this.console.text.length;
+    this.vm.console.write(Buffer.from(`${command}\n`));
+    await this.console.waitFor(pattern, COMMAND_LIMIT_MS, from);
+  }
+
+  /** Waits for the end of the command that runs, and returns what it printed since position `from`. */
+  async finish(from: number): Promise<string> {
+    const match = await this.console.waitFor(/([^]*?)tsvmm-guest: exit (\d+)\n/, COMMAND_LIMIT_MS, from);
+    if (match[2] !== '0') throw new Error(`exit status ${match[2]}\n${match[1]}`);
+    return match[1].trim();
+  }
+}
