@@ -31,7 +31,7 @@ import type { IovecArray } from '../platform/iovec.js';
 import type { ByteRing, RingPool } from './byte-ring.js';
 import { TX_BYTES, TX_WRITES, WRITE_STALLS, type VsockCounters } from './counters.js';
 import { ReceiveCredit, SendCredit } from './credit.js';
-import type { ConnectOutcome, EndpointEvents, PendingConnect, StreamEndpoint } from './endpoint.js';
+import type { ConnectOutcome, EndpointEvents, EndReason, PendingConnect, StreamEndpoint } from './endpoint.js';
 import {
   SHUTDOWN_BOTH_MASK,
   VIRTIO_VSOCK_OP_CREDIT_REQUEST,
@@ -288,24 +288,24 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     if (drains && (this.state === ESTABLISHED || this.state === DRAINING)) {
       this.state = DRAINING;
       this.rxDone = true;
-    } else this.end();
+    } else this.end(this.state === REQUESTED ? 'refused' : this.resetReason);
   }
 
   /** Ends the connection at once and tells the guest by RST. */
-  abort(): void {
+  abort(reason: EndReason = 'reset'): void {
     if (this.state === CLOSED) return;
     if (this.released) {
-      this.end();
+      this.end(reason);
       return;
     }
     // A guest that was never asked need not hear that the question is withdrawn.
     const unasked = this.state === REQUESTED && (this.pendingControl & CONTROL_REQUEST_MASK) !== 0;
     if (!unasked) this.context.queueReset(this);
-    this.end();
+    this.end(reason);
   }
 
   /** Ends the connection at once without a word to the guest. */
-  end(): void {
+  end(reason: EndReason = 'reset'): void {
     if (this.state === CLOSED) return;
     this.release();
     this.state = CLOSED;
@@ -314,7 +314,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.pendingConnect?.cancel();
     this.pendingConnect = undefined;
     this.dropRing();
-    this.closeEndpoint();
+    this.closeEndpoint(reason);
     this.context.ended(this);
   }
 
@@ -366,6 +366,10 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     }
   }
 
+  endpointReset(): void {
+    this.abort('finished');
+  }
+
   endpointWritable(): void {
     const { ring } = this;
     if (ring === undefined) return;
@@ -394,7 +398,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
 
   timerExpired(): void {
     this.timer = undefined;
-    this.abort();
+    this.abort('timed-out');
   }
 
   /** Queues control packets. */
@@ -466,7 +470,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
       return;
     }
     this.state = CLOSING;
-    this.closeEndpoint();
+    this.closeEndpoint('finished');
     this.hostShutdown = SHUTDOWN_BOTH_MASK;
     this.timer = this.context.loop.setTimer(CLOSE_TIMEOUT_MS, this);
     this.control(CONTROL_SHUTDOWN_MASK);
@@ -474,7 +478,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
 
   /** The guest has said SHUTDOWN(both), and there is nothing left to do: RST is the answer it waits for. */
   private finishWithReset(): void {
-    this.abort();
+    this.abort('finished');
   }
 
   private release(): void {
@@ -484,8 +488,13 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.context.release(this);
   }
 
-  private closeEndpoint(): void {
-    this.endpointOrNone?.close();
+  /** Having said that it would send no more, a guest that says RST has merely forgotten a connection that was over. */
+  private get resetReason(): EndReason {
+    return (this.guestShutdown & VIRTIO_VSOCK_SHUTDOWN_SEND_MASK) !== 0 ? 'finished' : 'reset';
+  }
+
+  private closeEndpoint(reason: EndReason): void {
+    this.endpointOrNone?.close(reason);
     this.endpointOrNone = undefined;
   }
 

@@ -13,7 +13,23 @@ export interface EndpointEvents {
   endpointWritable(): void;
   /** The host end is gone in both directions; what it sent before can still be read. */
   endpointHungUp(): void;
+  /** The host end broke off: what it sent and nobody read yet is void, and the guest is told by RST. */
+  endpointReset(): void;
 }
+
+/**
+ * Why a connection lets go of its endpoint. A socket looks the same to its client whatever it is; a library caller gets
+ * a typed error.
+ */
+export type EndReason =
+  /** Both directions came to their end, or the host side itself left. */
+  | 'finished'
+  /** The guest answered REQUEST with RST. */
+  | 'refused'
+  /** The guest did not answer REQUEST. */
+  | 'timed-out'
+  /** RST, a violation of the protocol, or the device was reset. */
+  | 'reset';
 
 /** A stream of bytes to and from the host. Calls return what the system call does, or a negative errno. */
 export interface StreamEndpoint {
@@ -32,7 +48,7 @@ export interface StreamEndpoint {
   /** The guest reads no more. */
   shutdownRead(): void;
   /** Releases everything; `events` hears nothing afterwards. */
-  close(): void;
+  close(reason: EndReason): void;
 }
 
 /** How the outcome of `Backend.connect` is told: at once, inside the call, or later. */
@@ -49,6 +65,6 @@ export interface PendingConnect {
 
 /** Where connections that the guest asks for go. */
 export interface Backend {
-  /** Connects to `port`; `undefined` when the outcome was told already. */
-  connect(port: number, outcome: ConnectOutcome): PendingConnect | undefined;
+  /** Connects guest port `guestPort` to `port`; `undefined` when the outcome was told already. */
+  connect(port: number, outcome: ConnectOutcome, guestPort: number): PendingConnect | undefined;
 }

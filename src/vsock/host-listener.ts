@@ -128,6 +128,10 @@ class HostHandshake implements EndpointEvents {
     // Told along with `endpointReadable(true)`, which has settled it.
   }
 
+  endpointReset(): void {
+    // No socket tells this.
+  }
+
   drop(): void {
     this.all.delete(this);
     this.endpoint.close();

@@ -261,7 +261,7 @@ export class Muxer implements ConnectionContext, TxSink {
     this.table.add(connection);
     this.counters.add(CONNECTIONS_FROM_GUEST, 1);
     connection.updateCredit(header);
-    const pending = backend.connect(dstPort, connection);
+    const pending = backend.connect(dstPort, connection, srcPort);
     if (pending !== undefined) connection.awaitConnect(pending);
   }
 
