@@ -222,7 +222,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   /** Takes over the credit fields of a packet from the guest. */
   updateCredit(header: PacketHeader): void {
     this.sendCredit.update(header.bufAlloc, header.fwdCnt);
-    if (this.creditStalled && this.sendCredit.available() > 0) {
+    if (this.creditStalled && this.sendCredit.sendable) {
       this.creditStalled = false;
       this.context.queueReady(this);
     }

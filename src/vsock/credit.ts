@@ -35,14 +35,22 @@ export class SendCredit {
     return (this.sent - this.peerForwarded) | 0;
   }
 
-  /** Whether packets, not bytes, are what the guest has too many of: no byte count will make it speak up. */
+  /** Whether there is credit for a packet of at least one byte. */
+  get sendable(): boolean {
+    return this.available() > PACKET_OVERHEAD;
+  }
+
+  /**
+   * Whether it is packets rather than bytes that the guest has too many of. Linux before 6.2 speaks up by itself only
+   * when it has taken three quarters of its (default) buffer since it last did: fewer bytes under way never make that.
+   */
   get limitedByPackets(): boolean {
-    return this.inFlight < this.peerBufAlloc && this.available() <= 0;
+    return !this.sendable && this.inFlight * 4 < this.peerBufAlloc * 3;
   }
 
   /**
    * How much may be sent now, where each packet costs PACKET_OVERHEAD beside its payload. With nothing under way
-   * one packet may go in any case (`sendable`), or a small buf_alloc would mean none ever.
+   * one packet may go in any case, or a small buf_alloc would mean none ever.
    */
   available(): number {
     const { inFlight } = this;
