@@ -37,6 +37,9 @@ const VIRTQ_USED_F_NO_NOTIFY = 1;
 
 const INDEX_MASK = 0xffff;
 
+/** No chain is longer (2.7.5.2), though its buffers may lie one over the other: a device may count its bytes in 32 bits. */
+const MAX_CHAIN_BYTES = TWO_POW_32;
+
 /** What `pop` found. */
 export const EMPTY = 0;
 export const CHAIN = 1;
@@ -144,7 +147,8 @@ export class SplitQueue {
     chain.readableCount = 0;
     chain.readableBytes = 0;
     chain.writableBytes = 0;
-    return this.walk(chain, this.descriptors, this.descriptorBase, this.size, head, true) ? CHAIN : BAD_CHAIN;
+    if (!this.walk(chain, this.descriptors, this.descriptorBase, this.size, head, true)) return BAD_CHAIN;
+    return chain.readableBytes + chain.writableBytes > MAX_CHAIN_BYTES ? BAD_CHAIN : CHAIN;
   }
 
   /** Puts the chain popped last back, unused: the next `pop` takes it again. */
