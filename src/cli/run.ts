@@ -16,7 +16,7 @@ export type VmEnd =
 export interface RunnableVm {
   readonly builtInGuest: boolean;
   readonly exited: Promise<VmEnd>;
-  readonly console: { write(bytes: Uint8Array): void };
+  readonly console: { write(bytes: Uint8Array): Promise<void> | void };
   start(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -67,17 +67,16 @@ function attachTerminal(vm: RunnableVm, host: Host, ending: Ending): Terminal {
     onEvent: (event) => {
       switch (event.kind) {
         case 'bytes':
-          vm.console.write(event.bytes);
-          return;
+          return vm.console.write(event.bytes);
         case 'help':
           host.say(keysHelp(interruptOnCtrlC));
-          return;
+          return undefined;
         case 'quit':
           ending.request(undefined);
-          return;
+          return undefined;
         case 'interrupt':
           ending.request('SIGINT');
-          return;
+          return undefined;
       }
     },
   });

@@ -26,7 +26,8 @@ export interface ProcessEvents {
 export interface TerminalOptions {
   /** Ctrl-C ends the VM instead of going to the guest. */
   readonly interruptOnCtrlC: boolean;
-  readonly onEvent: (event: KeyEvent) => void;
+  /** The promise of typed bytes, if there is one, settles when they have been taken. */
+  readonly onEvent: (event: KeyEvent) => Promise<void> | void;
   /** Whether this process may use its terminal now; a background job that does is stopped by the kernel. */
   readonly inForeground?: () => boolean;
   readonly process?: ProcessEvents;
@@ -88,9 +89,16 @@ export class Terminal {
   };
 
   private readonly receive = (bytes: Uint8Array): void => {
-    if (this.isTerminal()) for (const event of this.filter.push(bytes)) this.options.onEvent(event);
-    else this.options.onEvent({ kind: 'bytes', bytes });
+    if (this.isTerminal()) for (const event of this.filter.push(bytes)) void this.options.onEvent(event);
+    else void this.receiveFile(bytes);
   };
+
+  /** Input without escape keys waits for the guest, so that an endless one does not pile up in memory. */
+  private async receiveFile(bytes: Uint8Array): Promise<void> {
+    this.input.pause();
+    await this.options.onEvent({ kind: 'bytes', bytes });
+    if (this.reading) this.input.resume();
+  }
 
   private mayUseTerminal(): boolean {
     return (this.options.inForeground ?? isInForeground)();

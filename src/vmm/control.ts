@@ -4,7 +4,8 @@
 // ends the blocking call: a signal for a vCPU, an eventfd for an I/O worker.
 
 import { acquire, release } from '../platform/shared-lock.js';
-import { signalThread, viewMemory } from '../platform/libc.js';
+import { libc, signalThread } from '../platform/libc.js';
+import { NativeBuffer } from '../platform/native-buffer.js';
 import { KICK_SIGNAL } from '../platform/signals.js';
 import { epochNow } from './start-times.js';
 import type { HostAddress, ThreadId } from '../platform/units.js';
@@ -29,6 +30,9 @@ const POST_CODE_COUNT = 256;
 const STATE_IDLE = 0;
 const STATE_RUNNING = 1;
 const STATE_STOPPED = 2;
+
+const one = new NativeBuffer(1);
+one.bytes[0] = 1;
 
 /** The shared words of one VM, as any thread sees them. */
 export class ControlBlock {
@@ -83,7 +87,7 @@ export class ControlBlock {
       if (Atomics.load(this.words, base + VCPU_STATE) !== STATE_RUNNING) return;
       // Before the signal: whichever side of KVM_RUN's entry the thread is on, one of the two ends it.
       const runAddress = this.floats[(base + VCPU_RUN_ADDRESS) / 2] as HostAddress;
-      new Uint8Array(viewMemory(runAddress, RUN.IMMEDIATE_EXIT + 1))[RUN.IMMEDIATE_EXIT] = 1;
+      libc.memcpy(runAddress + RUN.IMMEDIATE_EXIT, one.address, 1);
       signalThread(this.words[base + VCPU_THREAD] as ThreadId, KICK_SIGNAL);
     } finally {
       release(this.words, STATE_LOCK);

@@ -56,7 +56,7 @@ export class SerialConsole {
   private readonly watcher: FdWatcher;
   private readonly listeners = new Set<ConsoleListener>();
   private readonly warn: (message: string) => void;
-  private readonly input: Uint8Array[] = [];
+  private readonly input: { bytes: Uint8Array; readonly accepted: () => void }[] = [];
   private outputFailed = false;
 
   /** Throws VmError when the output cannot be opened. */
@@ -75,11 +75,15 @@ export class SerialConsole {
     this.pump();
   }
 
-  /** Types `bytes` at the guest's serial port. What its ring does not take waits in order. */
-  write(bytes: Uint8Array): void {
-    if (bytes.length === 0) return;
-    this.input.push(Uint8Array.from(bytes));
-    this.pushInput();
+  /**
+   * Types `bytes` at the guest's serial port. Resolves when all are in its receive ring (64 KiB), or when the VM has
+   * ended: a source that waits for it does not pile up in memory.
+   */
+  write(bytes: Uint8Array): Promise<void> {
+    return new Promise((accepted) => {
+      this.input.push({ bytes: Uint8Array.from(bytes), accepted });
+      this.pushInput();
+    });
   }
 
   /** Calls `listener` with all output from now on. Returns the function that ends it. */
@@ -99,6 +103,7 @@ export class SerialConsole {
   }
 
   close(): void {
+    for (const { accepted } of this.input.splice(0)) accepted();
     if (this.host.lost > 0) this.warn(`${this.host.lost} bytes of console output were lost: the guest outran it`);
     this.watcher.close();
     this.output?.close();
@@ -106,13 +111,14 @@ export class SerialConsole {
 
   private pushInput(): void {
     while (this.input.length > 0) {
-      const first = this.input[0];
-      const accepted = this.host.push(first);
-      if (accepted < first.length) {
-        this.input[0] = first.subarray(accepted);
+      const [first] = this.input;
+      const count = this.host.push(first.bytes);
+      if (count < first.bytes.length) {
+        first.bytes = first.bytes.subarray(count);
         return;
       }
       this.input.shift();
+      first.accepted();
     }
   }
 

@@ -59,7 +59,7 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
   const exitSlot = control.exitSlot(machine.index);
   const halt = new Int32Array(new SharedArrayBuffer(4));
 
-  if (control.stopRequested) return { kind: 'stopped' };
+  // A stop that was asked for before the first entry kicks too, until this thread has ended.
   for (;;) {
     const result = vcpu.enter();
     exits[exitSlot]++;

@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url';
 import { buildCommandLine, DEFAULT_LINUX_CMDLINE } from '../boot/command-line.js';
 import { loadGuest } from '../boot/load.js';
 import type { BootState } from '../boot/state.js';
-import type { VmConfig } from '../config/vm-config.js';
+import { ensureValidVmConfig } from '../config/valid-config.js';
+import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
 import { createSerialShared } from '../devices/legacy/serial-shared.js';
 import { createMmioPage, MMIO_DEVICE_SIZE, REG_QUEUE_NOTIFY, type MmioDeviceIdentity } from '../devices/virtio/mmio.js';
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
@@ -70,8 +71,11 @@ export interface VmOptions {
 
 /** What the guest's console offers to the host. */
 export interface VmConsole {
-  /** Types `bytes` at the guest's serial port; nothing happens without one. */
-  write(bytes: Uint8Array): void;
+  /**
+   * Types `bytes` at the guest's serial port. Resolves when the port has taken them all or the VM has ended; at once,
+   * with nothing done, when there is no port.
+   */
+  write(bytes: Uint8Array): Promise<void>;
   /** Calls `listener` with all output from now on; returns the function that ends it. */
   onOutput(listener: ConsoleListener): () => void;
 }
@@ -121,8 +125,8 @@ export class Vm {
   /**
    * Builds a VM that is ready to start. Throws VmError, BootError or ConfigError, with everything released again.
    */
-  static async create(config: VmConfig, options: VmOptions = {}): Promise<Vm> {
-    const vm = new Vm(config, options.log ?? (() => undefined));
+  static async create(config: VmConfigInput, options: VmOptions = {}): Promise<Vm> {
+    const vm = new Vm(await ensureValidVmConfig(config), options.log ?? (() => undefined));
     vm.times.create = epochNow();
     try {
       vm.build();
@@ -140,9 +144,7 @@ export class Vm {
 
   get console(): VmConsole {
     return {
-      write: (bytes) => {
-        this.serialConsole?.write(bytes);
-      },
+      write: (bytes) => this.serialConsole?.write(bytes) ?? Promise.resolve(),
       onOutput: (listener) => this.serialConsole?.onOutput(listener) ?? (() => undefined),
     };
   }

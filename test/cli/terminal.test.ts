@@ -30,14 +30,17 @@ class FakeInput extends EventEmitter implements InputStream {
   }
 }
 
-function attach({ isTTY = true, foreground = true, interruptOnCtrlC = false } = {}) {
+function attach({ isTTY = true, foreground = true, interruptOnCtrlC = false, taken = () => Promise.resolve() } = {}) {
   const input = new FakeInput(isTTY);
   const events: KeyEvent[] = [];
   const lifecycle = new EventEmitter();
   const state = { foreground };
   const terminal = Terminal.attach(input, {
     interruptOnCtrlC,
-    onEvent: (event) => events.push(event),
+    onEvent: (event) => {
+      events.push(event);
+      return taken();
+    },
     inForeground: () => state.foreground,
     process: lifecycle,
   });
@@ -92,7 +95,19 @@ describe('an input that is no terminal', () => {
     input.type('a\x01x\x03');
     expect(typed()).toEqual(['a\x01x\x03']);
     terminal.detach();
-    expect(input.calls).toEqual(['resume', 'pause', 'unref']);
+    expect(input.calls).toEqual(['resume', 'pause', 'pause', 'unref']);
+  });
+
+  test('is read on only when the guest has taken what was typed', async () => {
+    let take: () => void = () => undefined;
+    const taken = (): Promise<void> => new Promise((resolve) => (take = resolve));
+    const { input } = attach({ isTTY: false, taken });
+    input.type('a lot');
+    await Promise.resolve();
+    expect(input.calls).toEqual(['resume', 'pause']);
+    take();
+    await new Promise(setImmediate);
+    expect(input.calls).toEqual(['resume', 'pause', 'resume']);
   });
 
   test('may end or fail without any event', () => {

@@ -36,9 +36,14 @@ export function connectVsock(path: string, port: number): Promise<Socket> {
   });
 }
 
-/** Everything that comes until the other side ends. */
-export async function readAll(socket: Readable): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  for await (const piece of socket) pieces.push(piece as Buffer);
-  return Buffer.concat(pieces);
+/** Everything that comes until the other side ends. Unlike an iteration, this leaves the writing side open. */
+export function readAll(stream: Readable): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const pieces: Buffer[] = [];
+    stream.on('data', (piece: Buffer) => pieces.push(piece));
+    stream.once('end', () => {
+      resolve(Buffer.concat(pieces));
+    });
+    stream.once('error', reject);
+  });
 }
