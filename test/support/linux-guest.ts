@@ -55,7 +55,7 @@ export class LinuxGuest {
   /** Runs a shell command in the guest and returns what it printed; rejects when its exit status is not 0. */
   async run(command: string): Promise<string> {
     const from = this.console.text.length;
-    this.vm.console.write(Buffer.from(`${command}\n`));
+    await this.vm.console.write(Buffer.from(`${command}\n`));
     const match = await this.console.waitFor(/([^]*?)tsvmm-guest: exit (\d+)\n/, COMMAND_LIMIT_MS, from);
     if (match[2] !== '0') throw new Error(`${command}: exit status ${match[2]}\n${match[1]}`);
     return match[1].trim();
@@ -64,7 +64,7 @@ export class LinuxGuest {
   /** Starts a shell command in the guest and returns when it has printed `pattern`; it goes on running. */
   async startUntil(command: string, pattern: RegExp): Promise<void> {
     const from = this.console.text.length;
-    this.vm.console.write(Buffer.from(`${command}\n`));
+    await this.vm.console.write(Buffer.from(`${command}\n`));
     await this.console.waitFor(pattern, COMMAND_LIMIT_MS, from);
   }
 

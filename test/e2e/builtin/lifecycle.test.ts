@@ -111,11 +111,11 @@ describeKvm('the built-in guest', () => {
   test('banner, help, statistics, unknown commands and power-off', async () => {
     await withVm(testConfig(), async (vm, console) => {
       await console.waitFor(/tsvmm guest [^]*> $/);
-      vm.console.write(Buffer.from('help\r'));
+      await vm.console.write(Buffer.from('help\r'));
       await console.waitFor(/connect <port>[^]*poweroff[^]*> $/);
-      vm.console.write(Buffer.from('nonsense\r'));
+      await vm.console.write(Buffer.from('nonsense\r'));
       await console.waitFor(/nonsense[^]*help/);
-      vm.console.write(Buffer.from('poweroff\r'));
+      await vm.console.write(Buffer.from('poweroff\r'));
       expect(await vm.exited).toEqual({ reason: 'shutdown' });
     });
   });
@@ -127,7 +127,7 @@ describeKvm('the built-in guest', () => {
     ]) {
       await withVm(testConfig(), async (vm, console) => {
         await console.waitFor(/> $/);
-        vm.console.write(Buffer.from(`${command}\r`));
+        await vm.console.write(Buffer.from(`${command}\r`));
         expect(await vm.exited).toMatchObject({ reason });
       });
     }
@@ -165,9 +165,9 @@ describeKvm('many VMs', () => {
     await withVm(testConfig(), (_first, firstConsole) =>
       withVm(testConfig(), async (second, secondConsole) => {
         await Promise.all([firstConsole.waitFor(/> $/), secondConsole.waitFor(/> $/)]);
-        second.console.write(Buffer.from('fault\r'));
+        await second.console.write(Buffer.from('fault\r'));
         expect(await second.exited).toMatchObject({ reason: 'crash' });
-        _first.console.write(Buffer.from('help\r'));
+        await _first.console.write(Buffer.from('help\r'));
         await firstConsole.waitFor(/poweroff/);
       }),
     );

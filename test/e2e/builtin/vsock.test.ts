@@ -102,7 +102,7 @@ describeKvm('vsock with the built-in guest', () => {
     await once(server, 'listening');
     try {
       const connection = once(server, 'connection') as Promise<[Socket]>;
-      vm.console.write(Buffer.from('connect 5000\r'));
+      await vm.console.write(Buffer.from('connect 5000\r'));
       const [socket] = await connection;
       socket.write('one\ntwo\n');
       let text = '';
@@ -119,7 +119,7 @@ describeKvm('vsock with the built-in guest', () => {
 
   test('a guest connection to a port without a listener is refused', async () => {
     const from = console.text.length;
-    vm.console.write(Buffer.from('connect 5001\r'));
+    await vm.console.write(Buffer.from('connect 5001\r'));
     await console.waitFor(/refused/, 10_000, from);
   });
 

@@ -68,7 +68,7 @@ describeKvm('a Linux guest', () => {
     async () => {
       const from = guest.console.text.length;
       // Both ends are socat as a user would run it; what the guest's prints on its standard output is on the console.
-      guest.vm.console.write(Buffer.from('echo from-guest | socat -t5 - VSOCK-LISTEN:1234\n'));
+      await guest.vm.console.write(Buffer.from('echo from-guest | socat -t5 - VSOCK-LISTEN:1234\n'));
       // It listens some seconds later; until then the guest refuses and socat ends without OK.
       let answer = '';
       for (const limit = performance.now() + COMMAND_LIMIT_MS; performance.now() < limit && answer === '';) {
@@ -151,7 +151,7 @@ describeKvm('a Linux guest', () => {
   test(
     'a reboot by the keyboard controller ends the VM as a reset',
     async () => {
-      guest.vm.console.write(Buffer.from('reboot -f\n'));
+      await guest.vm.console.write(Buffer.from('reboot -f\n'));
       expect(await guest.vm.exited).toEqual({ reason: 'reset' });
     },
     COMMAND_LIMIT_MS,
