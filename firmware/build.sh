@@ -19,7 +19,7 @@ for source in *.S *.c; do
   # shellcheck disable=SC2086 # the flags are words
   ${CC:-gcc} $flags -c "$source" -o "$objects/$source.o"
 done
-# Page tables protect nothing from the guest's own code, so one segment, readable, writable and executable, says the truth.
+# The page tables protect nothing from the guest's own code, so one segment, writable and executable, says the truth.
 (cd "$objects" && ${LD:-ld} -nostdlib -static --gc-sections --build-id=none --no-warn-rwx-segments \
   -z max-page-size=4096 -z noexecstack -T "$source_folder/firmware.ld" -o guest.elf ./*.o)
 ${STRIP:-strip} --strip-all -o "$output" "$objects/guest.elf"

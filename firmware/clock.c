@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KVM's paravirtual clock (Linux Documentation/virt/kvm/x86/msr.rst): the host keeps a record in guest memory from which
-// the guest turns its counter into nanoseconds without an exit.
+// KVM's paravirtual clock (Linux Documentation/virt/kvm/x86/msr.rst): the host keeps a record in guest memory from
+// which the guest turns its counter into nanoseconds without an exit.
 
 #include "clock.h"
 #include "machine.h"

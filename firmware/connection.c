@@ -225,7 +225,8 @@ void connection_schedule(struct connection *c)
     turn_last = number;
 }
 
-// Credit, peer to us: how much it still believes it may send, and whether that is worth an update.
+// Credit, peer to us: how much it still believes it may send, and whether more is worth an update. A peer that asked
+// may wait for room for all of a long message, so it is told of every bit until it has everything.
 static u32 room_told(const struct connection *c)
 {
     return c->buf_alloc - (c->rx_count - c->fwd_told);
@@ -233,7 +234,7 @@ static u32 room_told(const struct connection *c)
 
 static bool running_low(const struct connection *c)
 {
-    return room_told(c) < c->buf_alloc / 2;
+    return room_told(c) < (c->peer_asked ? c->buf_alloc : c->buf_alloc / 2);
 }
 
 static void count_consumed(struct connection *c)
@@ -272,6 +273,7 @@ static void send(struct connection *c, u16 op, u32 flags, const void *payload, u
     c->tx_count += length;
     // Every packet tells our credit.
     c->due &= ~DUE_CREDIT_UPDATE;
+    c->peer_asked &= room_told(c) != c->buf_alloc;
     vsock_send(&hdr, payload, ring_owner);
     set_hungry(c, c->flight.first != 0 && running_low(c));
 }
@@ -343,6 +345,15 @@ static bool take_turn(struct connection *c)
     return false;
 }
 
+// Give up on peers that do not answer our SHUTDOWN. There is no timer: whenever the loop comes by is soon enough.
+static void expire(void)
+{
+    while (closing_first != 0 && connection_can_receive() &&
+           rdtsc() - table[closing_first].closing_since > CLOSE_TIMEOUT_US * clock_ticks_per_us()) {
+        connection_abort(&table[closing_first]);
+    }
+}
+
 static void send_resets(void)
 {
     for (; reset_out != reset_in && vsock_room() != 0; reset_out++) {
@@ -363,6 +374,7 @@ static void send_resets(void)
 bool connections_send(void)
 {
     u64 before = stats.tx_packets;
+    expire();
     send_resets();
     for (u32 count = 0; count < SEND_BATCH && turn_first != 0 && vsock_room() != 0; count++) {
         struct connection *c = &table[turn_first];
@@ -402,7 +414,6 @@ static void accept(const struct virtio_vsock_hdr *hdr)
                        service->seqpacket);
     struct connection *c = NULL;
     if (service != NULL && type_known) {
-        connections_expire();
         c = create(hdr->src_cid, hdr->src_port, hdr->dst_port, (u8)hdr->type, service);
     }
     if (c == NULL) {
@@ -475,6 +486,7 @@ static bool receive_op(struct connection *c, const struct virtio_vsock_hdr *hdr,
         return true;
     case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
         c->due |= DUE_CREDIT_UPDATE;
+        c->peer_asked = true;
         return true;
     case VIRTIO_VSOCK_OP_SHUTDOWN:
         c->peer_shutdown |= hdr->flags & VIRTIO_VSOCK_SHUTDOWN_BOTH;
@@ -514,12 +526,4 @@ void connection_receive(const struct virtio_vsock_hdr *hdr, const u8 *payload)
         c->credit_asked = false;
     }
     connection_schedule(c);
-}
-
-void connections_expire(void)
-{
-    u64 timeout = CLOSE_TIMEOUT_US * clock_ticks_per_us();
-    while (closing_first != 0 && rdtsc() - table[closing_first].closing_since > timeout && connection_can_receive()) {
-        connection_abort(&table[closing_first]);
-    }
 }

@@ -3,8 +3,8 @@
 // vsock connections: the table, the life of a connection, credit, and whose turn it is to send.
 //
 // Life of a connection. Passive: REQUEST comes in -> open (RESPONSE is due before anything else). Active: connecting
-// (REQUEST is due) -> open when RESPONSE comes. Open -> closing once our SHUTDOWN of both directions is sent. From any state
-// RST, in or out, takes it off the table; it is then dead until the device has given its packets back.
+// (REQUEST is due) -> open when RESPONSE comes. Open -> closing once our SHUTDOWN of both directions is sent. From any
+// state RST, in or out, takes it off the table; it is then dead until the device has given its packets back.
 
 #ifndef CONNECTION_H
 #define CONNECTION_H
@@ -79,8 +79,9 @@ struct connection {
     u8 due;   // packets to send before anything else
     u8 peer_shutdown;
     bool waiting_turn;
-    bool credit_asked;
-    bool hungry;
+    bool credit_asked; // by us, since we last had any
+    bool peer_asked;   // the peer asked, and was not told of all its room yet
+    bool hungry;       // packets in flight hold back credit that the peer needs
 };
 
 // Take memory for the table. Call once, after vsock_start's memory is taken.
@@ -105,8 +106,6 @@ void connection_schedule(struct connection *c);
 
 // Send what is there to send, in turns. Returns whether anything was sent or could be.
 bool connections_send(void);
-// Give up on peers that do not answer our SHUTDOWN.
-void connections_expire(void);
 // Does somebody wait for packets in flight to come back?
 bool connections_want_tx(void);
 

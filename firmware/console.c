@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Commands, line editing, and the session that `connect` opens: lines from the host are shown and echoed back to it, lines
-// typed go to the host.
+// Commands, line editing, and the session that `connect` opens: lines from the host are shown and echoed back to it,
+// lines typed go to the host.
 
 #include "console.h"
 #include "connection.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The poll loop. It runs in CPL 3 with interrupts off: as long as there is work it polls, then spins for a short while, and
-// only then asks for interrupts and sleeps in CPL 0. Nothing ticks.
+// The poll loop. It runs in CPL 3 with interrupts off: as long as there is work it polls, then spins for a short while,
+// and only then asks for interrupts and sleeps in CPL 0. Nothing ticks.
 
 #include "boot.h"
 #include "clock.h"
@@ -47,7 +47,6 @@ static bool serve(void)
 static bool sleep(void)
 {
     if (has_vsock) {
-        connections_expire();
         if (!vsock_arm(connections_want_tx())) {
             vsock_disarm();
             return false;

@@ -14,8 +14,8 @@ enum block_kind {
 
 void memory_setup(u64 start, u64 end);
 u64 memory_left(void);
-// Never freed, not cleared (so that a page nobody needs is never touched), aligned to a power of two; NULL when there is
-// not enough.
+// Never freed, not cleared (so that a page nobody needs is never touched), aligned to a power of two; NULL when there
+// is not enough.
 void *memory_take(u64 size, u64 align);
 
 // NULL: none left, or only small ones.

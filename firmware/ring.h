@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A byte ring between receiving and sending: bytes are written in, sent from where they lie, and released when the device
-// has sent them. It can keep record boundaries.
+// A byte ring between receiving and sending: bytes are written in, sent from where they lie, and released when the
+// device has sent them. It can keep record boundaries.
 
 #ifndef RING_H
 #define RING_H

@@ -88,8 +88,8 @@ static bool daytime_finished(const struct connection *c)
     return c->phase != 0;
 }
 
-// Character generator: lines of 72 characters out of the 95 printable ones, each line beginning one further on. After 95
-// lines it starts over, so one period and a packet's length of it in memory serve every position.
+// Character generator: lines of 72 characters out of the 95 printable ones, each line beginning one further on. After
+// 95 lines it starts over, so one period and a packet's length of it in memory serve every position.
 
 #define LINE_LENGTH 72
 #define PRINTABLE 95

@@ -3,9 +3,9 @@
 // Page tables, GDT, TSS and IDT as static data.
 //
 // Where kernel mode is emulated (hosts without VMX or SVM) every CPL 0 instruction costs half a microsecond or more, so
-// whatever the assembler and linker can compute is not computed at run time. Descriptors want addresses in pieces, which
-// relocations cannot express; but the image starts at 1 MiB and all stubs and the TSS lie within 64 KiB of it (firmware.ld
-// asserts that), so the upper half of each address is a constant.
+// whatever the assembler and linker can compute is not computed at run time. Descriptors want addresses in pieces,
+// which relocations cannot express; but the image starts at 1 MiB and all stubs and the TSS lie within 64 KiB of it
+// (firmware.ld asserts that), so the upper half of each address is a constant.
 
 #include "layout.inc"
 

@@ -36,8 +36,8 @@ service_table:
     .quad service_port_bench
     .quad service_crash
 
-// Sleep until an interrupt. The caller has looked at everything with interrupts off, and whatever came since is pending, so
-// nothing is lost between its look and the halt.
+// Sleep until an interrupt. The caller has looked at everything with interrupts off, and whatever came since is
+// pending, so nothing is lost between its look and the halt.
 service_idle:
     sti
     hlt

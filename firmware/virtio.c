@@ -36,6 +36,10 @@
 #define VIRTIO_STATUS_DRIVER_OK 4
 #define VIRTIO_STATUS_FEATURES_OK 8
 #define VIRTIO_STATUS_DEVICE_NEEDS_RESET 64
+#define VIRTIO_STATUS_FAILED 128
+
+// A reset takes a device no longer than a few register accesses.
+#define MAX_RESET_POLLS 10000
 
 #define VIRTQ_AVAIL_F_NO_INTERRUPT 1
 #define VIRTQ_USED_F_NO_NOTIFY 1
@@ -57,6 +61,11 @@ bool virtio_begin(struct virtio_device *device, u64 base, u64 wanted)
     u32 status = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
     device->base = base;
     mmio_write(base + VIRTIO_MMIO_STATUS, 0);
+    for (u32 polls = 0; mmio_read(base + VIRTIO_MMIO_STATUS) != 0; polls++) {
+        if (polls == MAX_RESET_POLLS) {
+            return false;
+        }
+    }
     mmio_write(base + VIRTIO_MMIO_STATUS, status);
 
     u64 offered = 0;
@@ -78,6 +87,11 @@ void virtio_finish(const struct virtio_device *device)
 {
     mmio_write(device->base + VIRTIO_MMIO_STATUS, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER |
                                                       VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK);
+}
+
+void virtio_fail(const struct virtio_device *device)
+{
+    mmio_write(device->base + VIRTIO_MMIO_STATUS, VIRTIO_STATUS_FAILED);
 }
 
 bool virtio_has(const struct virtio_device *device, u32 feature_bit)

@@ -53,6 +53,8 @@ bool virtio_probe(u64 base, u32 device_id);
 bool virtio_begin(struct virtio_device *device, u64 base, u64 wanted);
 // Tell the device that the driver is ready, once the queues are.
 void virtio_finish(const struct virtio_device *device);
+// Give the device up.
+void virtio_fail(const struct virtio_device *device);
 bool virtio_has(const struct virtio_device *device, u32 feature_bit);
 bool virtio_needs_reset(const struct virtio_device *device);
 void virtio_acknowledge_interrupt(const struct virtio_device *device);

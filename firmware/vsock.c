@@ -2,9 +2,9 @@
 //
 // The vsock device driver: buffers, queues and notifications. What packets mean is connection.c's business.
 //
-// rx is host to guest. A receive buffer is one descriptor, header and payload together; it goes back to the device as soon
-// as its packet is processed. A packet to send is a slot of two descriptors: the header (and a small payload beside
-// it), and a large payload wherever it lies.
+// rx is host to guest. A receive buffer is one descriptor, header and payload together; it goes back to the device as
+// soon as its packet is processed. A packet to send is a slot of two descriptors: the header (and a small payload
+// beside it), and a large payload wherever it lies.
 
 #include "vsock.h"
 #include "connection.h"
@@ -41,7 +41,8 @@ _Static_assert(sizeof(struct virtio_vsock_event) == 4, "virtio 1.2, 5.10.6.7");
 #define RX_STRIDE 4160
 _Static_assert(RX_STRIDE >= RX_BUFFER_SIZE && RX_STRIDE % 64 == 0, "stride");
 
-// Packets per batch: enough that publishing and notifying cost nothing each, few enough that the other side starts early.
+// Packets per batch: enough that publishing and notifying cost nothing each, few enough that the other side starts
+// early.
 #define RX_BATCH 64
 #define TX_BATCH 32
 
@@ -151,6 +152,7 @@ static bool start_device(u64 base)
     u64 wanted = 1UL << VIRTIO_F_VERSION_1_BIT | 1UL << VIRTIO_F_EVENT_IDX_BIT | 1UL << VIRTIO_VSOCK_F_STREAM_BIT |
                  1UL << VIRTIO_VSOCK_F_SEQPACKET_BIT;
     if (!virtio_begin(&device, base, wanted) || !take_memory()) {
+        virtio_fail(&device);
         return false;
     }
     read_cid();

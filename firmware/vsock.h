@@ -58,8 +58,8 @@ bool vsock_start(const struct boot_info *boot);
 u64 vsock_cid(void);
 bool vsock_seqpacket(void);
 
-// Hand received packets to connection_receive, as many as a batch allows, and return their buffers. Returns whether there
-// were any.
+// Hand received packets to connection_receive, as many as a batch allows, and return their buffers. Returns whether
+// there were any.
 bool vsock_receive(void);
 // Take back what the device has sent. Returns whether there was any.
 bool vsock_reap(void);
@@ -68,8 +68,8 @@ bool vsock_events(void);
 
 // How many packets can be sent now.
 u32 vsock_room(void);
-// Queue a packet; hdr.len says how much payload. The device sees it after vsock_flush. If ring_owner is not zero, the payload
-// stays in place until connection_ring_sent is called for that connection, in the order of sending.
+// Queue a packet; hdr.len says how much payload. The device sees it after vsock_flush. If ring_owner is not zero, the
+// payload stays in place until connection_ring_sent is called for that connection, in the order of sending.
 void vsock_send(const struct virtio_vsock_hdr *hdr, const void *payload, u16 ring_owner);
 void vsock_flush(void);
 
@@ -81,7 +81,8 @@ bool vsock_arm(bool tx_wanted);
 void vsock_disarm(void);
 // The device has interrupted.
 void vsock_interrupted(void);
-// After an interrupt that brought nothing: has the device given up? Restarts it if so. False: it does not work any more.
+// After an interrupt that brought nothing: has the device given up? Restarts it if so. False: it does not work any
+// more.
 bool vsock_check(void);
 
 #endif
