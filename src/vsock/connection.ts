@@ -340,7 +340,10 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.hostFinished();
   }
 
-  /** The rx path could not finish with an endpoint that is gone: the guest hears at once that its bytes have no taker. */
+  /**
+   * If the endpoint is gone, and what it left cannot be delivered for lack of credit: the guest hears at once that its
+   * own bytes have no taker. Otherwise SHUTDOWN(both) follows shortly and says it all.
+   */
   announceHostGone(): void {
     if (!this.hostGone || (this.hostShutdown & VIRTIO_VSOCK_SHUTDOWN_RCV_MASK) !== 0) return;
     this.hostShutdown |= VIRTIO_VSOCK_SHUTDOWN_RCV_MASK;

@@ -120,7 +120,8 @@ export class RxPath {
       packets += this.sendNext(buffers);
     } while (packets < BATCH_PACKETS && this.hasWork());
     this.counters.add(RX_PACKETS, packets);
-    return packets > 0 ? RX_WORKED : RX_IDLE;
+    // Buffers that were refused go back as well.
+    return packets > 0 || queue.staged ? RX_WORKED : RX_IDLE;
   }
 
   private hasWork(): boolean {
@@ -192,7 +193,6 @@ export class RxPath {
       else if (bytes === -EAGAIN) connection.mayRead = false;
       else connection.hostFailed();
     }
-    if (!connection.rxDone) connection.announceHostGone();
     return packets;
   }
 

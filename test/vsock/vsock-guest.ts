@@ -56,9 +56,9 @@ export class VsockGuest implements Disposable {
   readonly device: VsockDevice;
   readonly interrupt = new CountingInterrupt();
   readonly ram: TestMemory;
-  readonly rx: DrivenRing;
-  readonly tx: DrivenRing;
-  readonly event: DrivenRing;
+  rx: DrivenRing;
+  tx: DrivenRing;
+  event: DrivenRing;
   readonly logged: string[] = [];
   /** Buffer space the guest claims in its packets unless a packet says otherwise. */
   bufAlloc = 256 * 1024;
@@ -97,6 +97,16 @@ export class VsockGuest implements Disposable {
       interrupt: this.interrupt,
     });
     return this;
+  }
+
+  /** After a reset of the device: the driver comes up again, with new rings. */
+  restartDriver(): this {
+    this.rx = new DrivenRing(this.ram, this.rx.size);
+    this.tx = new DrivenRing(this.ram, this.tx.size);
+    this.event = new DrivenRing(this.ram, 8);
+    this.rxBuffers.clear();
+    this.txBuffers.clear();
+    return this.activate().postRx();
   }
 
   /** Posts `count` receive buffers (as many as fit by default). */
@@ -171,16 +181,20 @@ export class VsockGuest implements Disposable {
 
   /** The packets delivered since the last call. */
   receive(): Packet[] {
-    return this.rx.collect().map(({ id, length }) => {
+    const taken: TestBuffer[][] = [];
+    const packets = this.rx.collect().map(({ id, length }) => {
       const buffers = this.rxBuffers.get(id);
       if (buffers === undefined) throw new Error(`used buffer ${id} was never posted`);
       const bytes = Buffer.concat(
         buffers.map((buffer) => this.ram.memory.read(buffer.address, buffer.length)),
       ).subarray(0, length);
       this.rxBuffers.delete(id);
-      if (this.repost) this.rxBuffers.set(this.rx.add(buffers), buffers);
+      taken.push(buffers);
       return parsePacket(bytes);
     });
+    // Only now: the descriptors of what is posted again are those of what has just been read.
+    if (this.repost) for (const buffers of taken) this.rxBuffers.set(this.rx.add(buffers), buffers);
+    return packets;
   }
 
   /** Turns the loop until it is quiet, and returns what came. */

@@ -164,6 +164,11 @@ export class SplitQueue {
     this.nextUsed = (this.nextUsed + 1) & INDEX_MASK;
   }
 
+  /** Whether entries are staged that were not published yet. */
+  get staged(): boolean {
+    return this.nextUsed !== this.publishedUsed;
+  }
+
   /** Publishes the staged entries, if any, and returns whether the driver wants an interrupt for them. */
   publish(): boolean {
     const previous = this.publishedUsed;

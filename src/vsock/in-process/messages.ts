@@ -1,0 +1,45 @@
+// What the main thread and the I/O worker tell each other about streams, beside the rings: plain data only.
+//
+// To the worker these go through a message port that is read when bell slot CONTROL_SLOT says so, since the worker
+// blocks outside JavaScript; to the main thread they come as ordinary messages.
+
+import type { Fd } from '../../platform/units.js';
+
+/** The bell slot that means: there are control messages. */
+export const CONTROL_SLOT = 0;
+
+/** Slots below this keep their memory when a stream ends; those above give it back. Known to both threads. */
+export const KEPT_SLOTS = 64;
+
+/** What the threads share from the start. */
+export interface InProcessShared {
+  readonly toWorker: SharedArrayBuffer;
+  readonly toMain: SharedArrayBuffer;
+  /** Wakes the I/O worker. */
+  readonly workerEvent: Fd;
+  /** Wakes the main thread. */
+  readonly mainEvent: Fd;
+}
+
+export type HostMessage =
+  /** Ask the guest for a connection. `memory` is left out where the worker has it from the slot's last stream. */
+  | {
+      readonly op: 'connect';
+      readonly slot: number;
+      readonly port: number;
+      readonly memory: SharedArrayBuffer | undefined;
+      readonly waitForDriver: boolean;
+    }
+  /** The answer to `incoming`. */
+  | {
+      readonly op: 'accept';
+      readonly token: number;
+      readonly slot: number;
+      readonly memory: SharedArrayBuffer | undefined;
+    }
+  | { readonly op: 'refuse'; readonly token: number }
+  | { readonly op: 'listen' | 'unlisten'; readonly port: number };
+
+export type WorkerMessage =
+  /** The guest asks for a connection to a port that is listened at. */
+  { readonly op: 'incoming'; readonly token: number; readonly port: number; readonly guestPort: number };

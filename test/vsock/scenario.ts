@@ -1,0 +1,161 @@
+// What most vsock tests begin with: a guest, a socket directory, an open connection.
+
+import { SOCK_STREAM, listenUnix } from '../../src/platform/unix-socket.js';
+import { EventLoop } from '../../src/platform/event-loop.js';
+import type { Timer, TimerTask } from '../../src/platform/event-loop.js';
+import {
+  VIRTIO_VSOCK_OP_CREDIT_REQUEST,
+  VIRTIO_VSOCK_OP_CREDIT_UPDATE,
+  VIRTIO_VSOCK_OP_REQUEST,
+  VIRTIO_VSOCK_OP_RESPONSE,
+  VIRTIO_VSOCK_OP_RST,
+  VIRTIO_VSOCK_OP_RW,
+  VIRTIO_VSOCK_OP_SHUTDOWN,
+} from '../../src/vsock/packet.js';
+import { HostPeer, HostServer, SocketDirectory } from './host-peer.js';
+import { VsockGuest, type Cut, type GuestOptions, type Packet, type PacketToSend } from './vsock-guest.js';
+
+export const OP = {
+  REQUEST: VIRTIO_VSOCK_OP_REQUEST,
+  RESPONSE: VIRTIO_VSOCK_OP_RESPONSE,
+  RST: VIRTIO_VSOCK_OP_RST,
+  SHUTDOWN: VIRTIO_VSOCK_OP_SHUTDOWN,
+  RW: VIRTIO_VSOCK_OP_RW,
+  CREDIT_UPDATE: VIRTIO_VSOCK_OP_CREDIT_UPDATE,
+  CREDIT_REQUEST: VIRTIO_VSOCK_OP_CREDIT_REQUEST,
+} as const;
+
+export const RCV = 1;
+export const SEND = 2;
+export const BOTH = 3;
+
+/** The operations of packets, by name. */
+export function ops(packets: readonly Packet[]): string[] {
+  const names = new Map<number, string>(Object.entries(OP).map(([name, op]) => [op, name]));
+  return packets.map((packet) => names.get(packet.op) ?? `op ${packet.op}`);
+}
+
+/** The payload of packets, joined. */
+export function payload(packets: readonly Packet[]): Buffer {
+  return Buffer.concat(packets.map((packet) => packet.payload));
+}
+
+/** One side of a connection: what the guest needs to say something on it. */
+export class GuestEnd {
+  readonly guestPort: number;
+  readonly hostPort: number;
+  /** What the guest has taken: goes out as fwd_cnt. */
+  fwdCnt = 0;
+  private readonly guest: VsockGuest;
+
+  constructor(guest: VsockGuest, guestPort: number, hostPort: number) {
+    this.guest = guest;
+    this.guestPort = guestPort;
+    this.hostPort = hostPort;
+  }
+
+  send(op: number, more: Partial<PacketToSend> = {}, cut?: Cut): this {
+    const { guestPort, hostPort, fwdCnt } = this;
+    this.guest.send({ srcPort: guestPort, dstPort: hostPort, op, fwdCnt, ...more }, cut);
+    return this;
+  }
+
+  write(data: Uint8Array | string, cut?: Cut): this {
+    return this.send(OP.RW, { payload: Buffer.from(data) }, cut);
+  }
+
+  /** Takes what has come: its payload, which counts as forwarded; credit is told with the next packet. */
+  take(packets: readonly Packet[]): Buffer {
+    const mine = packets.filter((packet) => packet.dstPort === this.guestPort && packet.srcPort === this.hostPort);
+    const bytes = payload(mine);
+    this.fwdCnt = (this.fwdCnt + bytes.length) % 0x1_0000_0000;
+    return bytes;
+  }
+
+  tellCredit(): this {
+    return this.send(OP.CREDIT_UPDATE);
+  }
+}
+
+/** A loop whose clock a test moves by hand: timers expire when it says so. */
+export class ManualLoop extends EventLoop {
+  private offset = 0;
+
+  override now(): number {
+    return super.now() + this.offset;
+  }
+
+  override setTimer(milliseconds: number, task: TimerTask): Timer {
+    return super.setTimer(milliseconds, task);
+  }
+
+  /** Lets `milliseconds` pass, and what is due expire. */
+  advance(milliseconds: number): void {
+    this.offset += milliseconds;
+    this.turn(0);
+  }
+}
+
+/** A guest whose driver is up, with its sockets in a directory of its own. */
+export class Scenario implements Disposable {
+  readonly directory = new SocketDirectory();
+  readonly socketPath = this.directory.at('v');
+  readonly loop: ManualLoop;
+  readonly guest: VsockGuest;
+  private readonly owned: Disposable[] = [];
+
+  constructor(options: GuestOptions & { readonly start?: 'active' | 'inactive' } = {}) {
+    const listener = listenUnix(this.socketPath, SOCK_STREAM, 64);
+    this.loop = new ManualLoop();
+    this.guest = new VsockGuest({ ...options, socketPath: this.socketPath, listener, loop: this.loop });
+    if (options.start !== 'inactive') this.guest.activate().postRx();
+  }
+
+  /** Closes `resource` at the end, unless the test did. */
+  own<T extends Disposable>(resource: T): T {
+    this.owned.push(resource);
+    return resource;
+  }
+
+  /** A host client that has not said anything. */
+  client(): HostPeer {
+    return this.own(HostPeer.connect(this.socketPath));
+  }
+
+  /** A listener for connections of the guest to `port`. */
+  serve(port: number, backlog?: number): HostServer {
+    return this.own(new HostServer(`${this.socketPath}_${port}`, backlog));
+  }
+
+  /** A host client asks for `port`, and the guest accepts. */
+  openFromHost(port: number, said = `CONNECT ${port}\n`): { client: HostPeer; end: GuestEnd; ok: string } {
+    const client = this.client();
+    client.write(said);
+    const [request] = this.guest.exchange();
+    const end = new GuestEnd(this.guest, port, request.srcPort);
+    end.send(OP.RESPONSE);
+    this.guest.settle();
+    return { client, end, ok: client.readOnce(`OK ${request.srcPort}\n`.length)?.toString() ?? '' };
+  }
+
+  /** The guest asks for `port` from `guestPort`, and a host server accepts. */
+  openFromGuest(
+    port: number,
+    guestPort = 50_000,
+    server = this.serve(port),
+  ): { peer: HostPeer; end: GuestEnd; answer: Packet[] } {
+    const end = new GuestEnd(this.guest, guestPort, port);
+    end.send(OP.REQUEST);
+    const answer = this.guest.exchange();
+    const peer = server.accept();
+    if (peer === undefined) throw new Error('the guest did not arrive at the host');
+    return { peer: this.own(peer), end, answer };
+  }
+
+  [Symbol.dispose](): void {
+    for (const resource of this.owned) resource[Symbol.dispose]();
+    this.guest.close();
+    this.loop.close();
+    this.directory[Symbol.dispose]();
+  }
+}
