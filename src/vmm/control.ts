@@ -99,7 +99,7 @@ export class ControlBlock {
     return Atomics.load(this.words, VCPUS + vcpu * VCPU_WORDS + VCPU_STATE) === STATE_IDLE;
   }
 
-  /** Exits to user space that a vCPU has taken so far. */
+  /** Exits to user space that a vCPU has taken so far, to within 64. */
   exitCount(vcpu: number): number {
     return this.floats[this.exitSlot(vcpu)];
   }

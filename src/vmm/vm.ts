@@ -149,7 +149,7 @@ export class Vm {
     };
   }
 
-  /** Exits to user space that vCPU 0 has taken so far. */
+  /** Exits to user space that vCPU 0 has taken so far, to within 64. */
   get exitCount(): number {
     return this.control.exitCount(0);
   }
