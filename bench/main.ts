@@ -3,8 +3,9 @@
 import { exits } from './exits.js';
 import { runBench, type Bench } from './harness.js';
 import { start } from './start.js';
+import { vsock } from './vsock.js';
 
-const BENCHES: readonly Bench[] = [exits, start];
+const BENCHES: readonly Bench[] = [exits, start, vsock];
 
 const USAGE = `usage: npm run bench -- NAME [--json FILE]
 
