@@ -45,5 +45,7 @@ export function readAll(stream: Readable): Promise<Buffer> {
       resolve(Buffer.concat(pieces));
     });
     stream.once('error', reject);
+    // `connectVsock` has paused it, which a listener alone does not undo.
+    stream.resume();
   });
 }

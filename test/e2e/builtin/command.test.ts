@@ -1,6 +1,6 @@
 // The command as a user runs it: a process of its own, its terminal, its signals, its exit status, what it leaves behind.
 
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -38,22 +38,23 @@ class Command {
   readonly output = { stdout: '', stderr: '' };
   /** The exit status, or the name of the signal that ended it, once all its output has come. */
   readonly status: Promise<number | string | null>;
-  private readonly child: ChildProcess;
+  private readonly child: ChildProcessWithoutNullStreams;
   private wakeUps: (() => void)[] = [];
 
   constructor(program: string, args: readonly string[]) {
-    this.child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+    this.child = child;
     // It may end before it has read everything.
-    this.child.stdin?.on('error', () => undefined);
+    child.stdin.on('error', () => undefined);
     for (const name of ['stdout', 'stderr'] as const) {
-      this.child[name]?.on('data', (bytes: Buffer) => {
+      child[name].on('data', (bytes: Buffer) => {
         this.output[name] += bytes.toString('latin1');
         this.wake();
       });
     }
     running.add(this);
     this.status = (async () => {
-      const [code, signal] = (await once(this.child, 'close')) as [number | null, NodeJS.Signals | null];
+      const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
       running.delete(this);
       this.wake();
       return code ?? signal;
@@ -83,16 +84,16 @@ class Command {
   }
 
   type(text: string): void {
-    this.child.stdin?.write(text);
+    this.child.stdin.write(text);
   }
 
   endInput(): void {
-    this.child.stdin?.end();
+    this.child.stdin.end();
   }
 
   /** What `| head` does: nobody reads what comes from here on. */
   closeStdout(): void {
-    this.child.stdout?.destroy();
+    this.child.stdout.destroy();
   }
 
   kill(signal: NodeJS.Signals): void {
