@@ -1,6 +1,7 @@
 // What most vsock tests begin with: a guest, a socket directory, an open connection.
 
 import { SOCK_STREAM, listenUnix } from '../../src/platform/unix-socket.js';
+import { close } from '../../src/platform/libc.js';
 import { EventLoop } from '../../src/platform/event-loop.js';
 import type { Timer, TimerTask } from '../../src/platform/event-loop.js';
 import {
@@ -106,6 +107,7 @@ export class Scenario implements Disposable {
 
   constructor(options: GuestOptions & { readonly start?: 'active' | 'inactive' } = {}) {
     const listener = listenUnix(this.socketPath, SOCK_STREAM, 64);
+    this.owned.push({ [Symbol.dispose]: () => close(listener) });
     this.loop = new ManualLoop();
     this.guest = new VsockGuest({ ...options, socketPath: this.socketPath, listener, loop: this.loop });
     if (options.start !== 'inactive') this.guest.activate().postRx();
@@ -153,8 +155,8 @@ export class Scenario implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const resource of this.owned) resource[Symbol.dispose]();
     this.guest.close();
+    for (const resource of this.owned) resource[Symbol.dispose]();
     this.loop.close();
     this.directory[Symbol.dispose]();
   }
