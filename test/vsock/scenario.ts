@@ -14,7 +14,14 @@ import {
   VIRTIO_VSOCK_OP_SHUTDOWN,
 } from '../../src/vsock/packet.js';
 import { HostPeer, HostServer, SocketDirectory } from './host-peer.js';
-import { VsockGuest, type Cut, type GuestOptions, type Packet, type PacketToSend } from './vsock-guest.js';
+import {
+  PacketDriver,
+  VsockGuest,
+  type Cut,
+  type GuestOptions,
+  type Packet,
+  type PacketToSend,
+} from './vsock-guest.js';
 
 export const OP = {
   REQUEST: VIRTIO_VSOCK_OP_REQUEST,
@@ -47,9 +54,9 @@ export class GuestEnd {
   readonly hostPort: number;
   /** What the guest has taken: goes out as fwd_cnt. */
   fwdCnt = 0;
-  private readonly guest: VsockGuest;
+  private readonly guest: PacketDriver;
 
-  constructor(guest: VsockGuest, guestPort: number, hostPort: number) {
+  constructor(guest: PacketDriver, guestPort: number, hostPort: number) {
     this.guest = guest;
     this.guestPort = guestPort;
     this.hostPort = hostPort;

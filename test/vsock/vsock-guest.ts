@@ -51,67 +51,38 @@ export interface GuestOptions extends Partial<VsockDeviceOptions> {
   readonly memorySize?: number;
 }
 
-export class VsockGuest implements Disposable {
-  readonly loop: EventLoop;
-  readonly device: VsockDevice;
-  readonly interrupt = new CountingInterrupt();
+/** The packet level of a guest's driver: posts receive buffers, queues packets, takes what came. */
+export class PacketDriver {
   readonly ram: TestMemory;
   rx: DrivenRing;
   tx: DrivenRing;
-  event: DrivenRing;
-  readonly logged: string[] = [];
   /** Buffer space the guest claims in its packets unless a packet says otherwise. */
   bufAlloc = 256 * 1024;
   /** Whether taken receive buffers are posted again at once. */
   repost = true;
-  private readonly options: GuestOptions;
-  private readonly rxBufferSize: number;
+  rxBufferSize = 4096;
+  rxCut: Cut | undefined;
   private readonly rxBuffers = new Map<number, TestBuffer[]>();
   private readonly txBuffers = new Map<number, { address: number; size: number }>();
   private readonly freeTx: { address: number; size: number }[] = [];
 
-  constructor(options: GuestOptions & { socketPath: string; listener?: Fd }) {
-    this.options = options;
-    this.loop = options.loop ?? new EventLoop();
-    this.rxBufferSize = options.rxBufferSize ?? 4096;
-    this.ram = new TestMemory(options.memorySize ?? 16 * MIB);
-    const size = options.queueSize ?? 64;
-    this.rx = new DrivenRing(this.ram, size);
-    this.tx = new DrivenRing(this.ram, size);
-    this.event = new DrivenRing(this.ram, 8);
-    this.device = new VsockDevice({
-      guestCid: GUEST_CID,
-      log: (_level, message) => this.logged.push(message),
-      ...options,
-      loop: this.loop,
-    });
+  constructor(ram: TestMemory, rx: DrivenRing, tx: DrivenRing) {
+    this.ram = ram;
+    this.rx = rx;
+    this.tx = tx;
   }
 
-  /** The driver comes up: DRIVER_OK. */
-  activate(): this {
-    const features = { eventIdx: this.options.eventIdx ?? true, indirect: this.options.indirect ?? true };
-    this.device.activate({
-      memory: this.ram.memory,
-      queues: [this.rx.device(features), this.tx.device(features), this.event.device(features)],
-      features: featureWords([VIRTIO_F_VERSION_1_BIT]),
-      interrupt: this.interrupt,
-    });
-    return this;
-  }
-
-  /** After a reset of the device: the driver comes up again, with new rings. */
-  restartDriver(): this {
-    this.rx = new DrivenRing(this.ram, this.rx.size);
-    this.tx = new DrivenRing(this.ram, this.tx.size);
-    this.event = new DrivenRing(this.ram, 8);
+  /** Other rings from now on; what was in the old ones is forgotten. */
+  replaceRings(rx: DrivenRing, tx: DrivenRing): void {
+    this.rx = rx;
+    this.tx = tx;
     this.rxBuffers.clear();
     this.txBuffers.clear();
-    return this.activate().postRx();
   }
 
   /** Posts `count` receive buffers (as many as fit by default). */
   postRx(count = Infinity, size = this.rxBufferSize): this {
-    const cut = this.options.rxCut ?? [size];
+    const cut = this.rxCut ?? [size];
     for (let posted = 0; posted < count; posted++) {
       const buffers: TestBuffer[] = [];
       for (let length = 0, part = 0; length < size; part++) {
@@ -160,6 +131,84 @@ export class VsockGuest implements Disposable {
     return this;
   }
 
+  /** The packets delivered since the last call. */
+  receive(): Packet[] {
+    const taken: TestBuffer[][] = [];
+    const packets = this.rx.collect().map(({ id, length }) => {
+      const buffers = this.rxBuffers.get(id);
+      if (buffers === undefined) throw new Error(`used buffer ${id} was never posted`);
+      const bytes = Buffer.concat(
+        buffers.map((buffer) => this.ram.memory.read(buffer.address, buffer.length)),
+      ).subarray(0, length);
+      this.rxBuffers.delete(id);
+      taken.push(buffers);
+      return parsePacket(bytes);
+    });
+    // Only now: the descriptors of what is posted again are those of what has just been read.
+    if (this.repost) for (const buffers of taken) this.rxBuffers.set(this.rx.add(buffers), buffers);
+    return packets;
+  }
+
+  private reclaimTx(): void {
+    for (const { id } of this.tx.collect()) {
+      const memory = this.txBuffers.get(id);
+      if (memory !== undefined) this.freeTx.push(memory);
+      this.txBuffers.delete(id);
+    }
+  }
+
+  private takeTx(length: number): { address: number; size: number } {
+    const index = this.freeTx.findIndex((memory) => memory.size >= length);
+    if (index >= 0) return this.freeTx.splice(index, 1)[0];
+    const size = Math.max(length, 256);
+    return { address: this.ram.allocate(size, 4), size };
+  }
+}
+
+export class VsockGuest extends PacketDriver implements Disposable {
+  readonly loop: EventLoop;
+  readonly device: VsockDevice;
+  readonly interrupt = new CountingInterrupt();
+  event: DrivenRing;
+  readonly logged: string[] = [];
+  private readonly options: GuestOptions;
+
+  constructor(options: GuestOptions & { socketPath: string; listener?: Fd }) {
+    const ram = new TestMemory(options.memorySize ?? 16 * MIB);
+    const size = options.queueSize ?? 64;
+    super(ram, new DrivenRing(ram, size), new DrivenRing(ram, size));
+    this.options = options;
+    this.loop = options.loop ?? new EventLoop();
+    this.rxBufferSize = options.rxBufferSize ?? 4096;
+    this.rxCut = options.rxCut;
+    this.event = new DrivenRing(ram, 8);
+    this.device = new VsockDevice({
+      guestCid: GUEST_CID,
+      log: (_level, message) => this.logged.push(message),
+      ...options,
+      loop: this.loop,
+    });
+  }
+
+  /** The driver comes up: DRIVER_OK. */
+  activate(): this {
+    const features = { eventIdx: this.options.eventIdx ?? true, indirect: this.options.indirect ?? true };
+    this.device.activate({
+      memory: this.ram.memory,
+      queues: [this.rx.device(features), this.tx.device(features), this.event.device(features)],
+      features: featureWords([VIRTIO_F_VERSION_1_BIT]),
+      interrupt: this.interrupt,
+    });
+    return this;
+  }
+
+  /** After a reset of the device: the driver comes up again, with new rings. */
+  restartDriver(): this {
+    this.replaceRings(new DrivenRing(this.ram, this.rx.size), new DrivenRing(this.ram, this.tx.size));
+    this.event = new DrivenRing(this.ram, 8);
+    return this.activate().postRx();
+  }
+
   /** Turns the loop until nothing more happens. */
   settle(): this {
     for (let idle = 0; idle < 3;) {
@@ -177,24 +226,6 @@ export class VsockGuest implements Disposable {
       if (this.loop.now() > end) throw new Error('waited in vain');
       this.loop.turn(5);
     }
-  }
-
-  /** The packets delivered since the last call. */
-  receive(): Packet[] {
-    const taken: TestBuffer[][] = [];
-    const packets = this.rx.collect().map(({ id, length }) => {
-      const buffers = this.rxBuffers.get(id);
-      if (buffers === undefined) throw new Error(`used buffer ${id} was never posted`);
-      const bytes = Buffer.concat(
-        buffers.map((buffer) => this.ram.memory.read(buffer.address, buffer.length)),
-      ).subarray(0, length);
-      this.rxBuffers.delete(id);
-      taken.push(buffers);
-      return parsePacket(bytes);
-    });
-    // Only now: the descriptors of what is posted again are those of what has just been read.
-    if (this.repost) for (const buffers of taken) this.rxBuffers.set(this.rx.add(buffers), buffers);
-    return packets;
   }
 
   /** Turns the loop until it is quiet, and returns what came. */
@@ -215,21 +246,6 @@ export class VsockGuest implements Disposable {
 
   private activity(): number {
     return this.device.counters.values.reduce((sum, value) => sum + value, this.interrupt.used);
-  }
-
-  private reclaimTx(): void {
-    for (const { id } of this.tx.collect()) {
-      const memory = this.txBuffers.get(id);
-      if (memory !== undefined) this.freeTx.push(memory);
-      this.txBuffers.delete(id);
-    }
-  }
-
-  private takeTx(length: number): { address: number; size: number } {
-    const index = this.freeTx.findIndex((memory) => memory.size >= length);
-    if (index >= 0) return this.freeTx.splice(index, 1)[0];
-    const size = Math.max(length, 256);
-    return { address: this.ram.allocate(size, 4), size };
   }
 }
 
