@@ -43,8 +43,11 @@ export interface ConsoleConfig {
 export interface VsockConfig {
   /** The guest's context id, 3 to 4294967294. */
   readonly cid: number;
-  /** Path of the Unix socket for host-initiated connections; guest-initiated ones go to `<socket>_<port>`. */
-  readonly socket: string;
+  /**
+   * Path of the Unix socket for host-initiated connections; guest-initiated ones go to `<socket>_<port>`. Without it
+   * only streams of the process itself reach the guest; the command line, which has none, requires it.
+   */
+  readonly socket?: string;
 }
 
 export interface VmConfig {

@@ -1,10 +1,13 @@
 // Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops.
 
-import { parentPort } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { EPOLLIN } from '../platform/epoll.js';
 import { EventLoop } from '../platform/event-loop.js';
 import { GuestMemory } from '../platform/guest-memory.js';
 import { VsockDevice } from '../vsock/device.js';
+import type { InProcessHandles } from '../vsock/in-process/host.js';
+import type { HostMessage } from '../vsock/in-process/messages.js';
+import { StreamHub } from '../vsock/in-process/stream-hub.js';
 import { ControlBlock } from './control.js';
 import { MmioBackend } from './mmio-backend.js';
 import type { IoMessage, IoStart, LogLevel } from './worker-protocol.js';
@@ -17,7 +20,8 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
     send({ type: 'log', level, component: 'vsock', message });
   };
   const { guestCid, listener, socketPath } = start.vsock;
-  const device = new VsockDevice({ guestCid, listener, socketPath, loop, log });
+  const inProcess = openStreamHub(start.vsock.inProcess, loop);
+  const device = new VsockDevice({ guestCid, listener, socketPath, inProcess, loop, log });
   const backend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
   try {
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
@@ -25,8 +29,21 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
     while (!control.stopRequested) loop.turn();
   } finally {
     backend.close();
+    inProcess.close();
     loop.close();
   }
+}
+
+function openStreamHub(handles: InProcessHandles, loop: EventLoop): StreamHub {
+  const { port } = handles;
+  return new StreamHub({
+    loop,
+    shared: handles,
+    receive: () => (receiveMessageOnPort(port) as { message: HostMessage } | undefined)?.message,
+    send: (message) => {
+      port.postMessage(message);
+    },
+  });
 }
 
 const port = parentPort;

@@ -18,6 +18,10 @@ import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
 import { formatBytes, type Fd } from '../platform/units.js';
 import { vsockIdentity } from '../vsock/device.js';
+import { VsockError } from '../vsock/in-process/errors.js';
+import { VsockHost, type ConnectOptions } from '../vsock/in-process/host.js';
+import type { VsockServer } from '../vsock/in-process/server.js';
+import type { VsockStream } from '../vsock/in-process/stream.js';
 import { VIRTIO_MMIO_BASE } from './buses.js';
 import { ControlBlock } from './control.js';
 import { guestCpuid } from './cpuid.js';
@@ -80,6 +84,19 @@ export interface VmConsole {
   onOutput(listener: ConsoleListener): () => void;
 }
 
+/** Streams between this process and the guest, without a socket. */
+export interface VmVsock {
+  /** The guest's context id. */
+  readonly cid: number;
+  /** Opens a stream to port `port` of the guest. Rejects with VsockError, or RangeError for arguments that cannot be. */
+  connect(port: number, options?: ConnectOptions): Promise<VsockStream>;
+  /**
+   * Serves connections of the guest to (CID 2, `port`) in this process; they do not go to a Unix socket then. May be
+   * called before the VM starts. Throws VsockError or RangeError.
+   */
+  listen(port: number, onConnection?: (stream: VsockStream) => void): VsockServer;
+}
+
 interface VirtioSlot {
   readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
   readonly gpa: number;
@@ -100,6 +117,7 @@ export class Vm {
   private readonly vcpu: VcpuThread;
   private io: IoThread | undefined;
   private serialConsole: SerialConsole | undefined;
+  private vsockHost: VsockHost | undefined;
   private stopEvent: Fd | undefined;
   private prepared: { vcpu: VcpuStart; io: IoStart | undefined } | undefined;
   private state: 'created' | 'running' | 'ending' = 'created';
@@ -149,6 +167,18 @@ export class Vm {
     };
   }
 
+  /** Streams to and from the guest. Throws VsockError NO_DEVICE when the configuration has no vsock. */
+  get vsock(): VmVsock {
+    const { vsockHost } = this;
+    const { vsock } = this.config;
+    if (vsockHost === undefined || vsock === undefined) throw new VsockError('NO_DEVICE');
+    return {
+      cid: vsock.cid,
+      connect: (port, options) => vsockHost.connect(port, options),
+      listen: (port, onConnection) => vsockHost.listen(port, onConnection),
+    };
+  }
+
   /** Exits to user space that vCPU 0 has taken so far, to within 64. */
   get exitCount(): number {
     return this.control.exitCount(0);
@@ -167,7 +197,8 @@ export class Vm {
     }
     this.state = 'running';
     this.prepared = undefined;
-    if (prepared.io !== undefined) this.io?.start(prepared.io);
+    if (prepared.io !== undefined) this.io?.start(prepared.io, [prepared.io.vsock.inProcess.port]);
+    this.vsockHost?.started();
     this.vcpu.start(prepared.vcpu);
     return Promise.resolve();
   }
@@ -259,11 +290,20 @@ export class Vm {
   }
 
   private buildVsock(vm: KvmVm, slots: VirtioSlot[], config: NonNullable<VmConfig['vsock']>): VsockHandles {
-    const socket = this.resources.own(new HostSocket('--vsock', config.socket), (host) => {
+    const listener = config.socket === undefined ? undefined : this.listenAt(config.socket);
+    const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
+    const host = this.resources.own(new VsockHost(), (streams) => {
+      streams.close();
+    });
+    this.vsockHost = host;
+    return { ...handles, guestCid: config.cid, socketPath: config.socket, listener, inProcess: host.handles };
+  }
+
+  private listenAt(path: string): Fd {
+    const socket = this.resources.own(new HostSocket('--vsock', path), (host) => {
       host.close();
     });
-    const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
-    return { ...handles, guestCid: config.cid, socketPath: config.socket, listener: socket.fd };
+    return socket.fd;
   }
 
   private addVirtioDevice(vm: KvmVm, slots: VirtioSlot[], identity: MmioDeviceIdentity): VirtioSlot {
@@ -353,6 +393,7 @@ export class Vm {
   /** Stops and joins every worker, then releases everything. Throws VmError INTERNAL when a worker does not end. */
   private async tearDown(): Promise<void> {
     this.state = 'ending';
+    this.vsockHost?.ending();
     this.control.requestStop();
     // vCPUs first: one that waits for the I/O worker's acknowledgement gets it.
     const vcpuEnded = await this.vcpu.join(() => {
@@ -361,6 +402,7 @@ export class Vm {
     const ioEnded = await this.io?.join(() => {
       if (this.stopEvent !== undefined) signalEventFd(this.stopEvent);
     });
+    this.vsockHost?.close();
     await this.serialConsole?.flush();
     this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
     if (!vcpuEnded || ioEnded === false) {

@@ -4,6 +4,7 @@ import type { BootState } from '../boot/state.js';
 import type { SerialShared } from '../devices/legacy/serial-shared.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
 import type { Fd } from '../platform/units.js';
+import type { InProcessHandles } from '../vsock/in-process/host.js';
 import type { CpuidEntry } from './kvm/system.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 
@@ -47,8 +48,10 @@ export type VcpuMessage =
 export interface VsockHandles extends MmioDeviceHandles {
   readonly irqEvent: Fd;
   readonly guestCid: number;
-  readonly socketPath: string;
-  readonly listener: Fd;
+  readonly socketPath: string | undefined;
+  readonly listener: Fd | undefined;
+  /** `inProcess.port` is transferred with the message. */
+  readonly inProcess: InProcessHandles;
 }
 
 /** The one message an I/O worker gets. */

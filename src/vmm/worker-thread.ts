@@ -1,6 +1,6 @@
 // One worker thread as the main thread holds it: started early, told once, and joined within a bounded time.
 
-import { Worker } from 'node:worker_threads';
+import { Worker, type MessagePort } from 'node:worker_threads';
 
 /** Between two kicks of a worker that was asked to stop. */
 const KICK_INTERVAL_MS = 5;
@@ -52,10 +52,10 @@ export class WorkerThread<S, M> {
     return this;
   }
 
-  /** Hands over everything the thread needs; from here on it blocks outside JavaScript. */
-  start(message: S): void {
+  /** Hands over everything the thread needs, `transfer` for good; from here on it blocks outside JavaScript. */
+  start(message: S, transfer: readonly MessagePort[] = []): void {
     this.started = true;
-    this.worker.postMessage(message);
+    this.worker.postMessage(message, transfer);
   }
 
   /**

@@ -4,7 +4,7 @@
 // before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
 // busy driver never notifies, and handlers of descriptors only note what became ready.
 //
-// Left out: SOCK_SEQPACKET, sibling guests, in-process endpoints, the event queue (nothing here resets the transport).
+// Left out: SOCK_SEQPACKET, sibling guests, the event queue (nothing here resets the transport).
 
 import {
   featureWords,
@@ -20,8 +20,10 @@ import type { MmioDeviceIdentity } from '../devices/virtio/mmio.js';
 import type { EventLoop, Poller } from '../platform/event-loop.js';
 import { KIB, type Fd } from '../platform/units.js';
 import { INTERRUPTS, VsockCounters } from './counters.js';
+import type { Backend } from './endpoint.js';
 import { FaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
+import type { StreamHub } from './in-process/stream-hub.js';
 import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
 import { VMADDR_CID_HOST } from './packet.js';
 import { UnixBackend } from './unix-endpoint.js';
@@ -32,8 +34,10 @@ export interface VsockDeviceOptions {
   readonly guestCid: number;
   /** A listening, non-blocking Unix stream socket for host-initiated connections; it stays the caller's. */
   readonly listener?: Fd | undefined;
-  /** The path prefix of guest-initiated connections: port P goes to `<socketPath>_P`. */
-  readonly socketPath: string;
+  /** The path prefix of guest-initiated connections: port P goes to `<socketPath>_P`. Without it they are refused. */
+  readonly socketPath?: string | undefined;
+  /** Streams of this process, which take precedence over sockets. */
+  readonly inProcess?: StreamHub | undefined;
   readonly loop: EventLoop;
   /** Past this many connections the guest gets RST and host clients are closed. */
   readonly maxConnections?: number | undefined;
@@ -73,6 +77,7 @@ export class VsockDevice implements VirtioDevice, Poller {
   private readonly loop: EventLoop;
   private readonly muxer: Muxer;
   private readonly listener: HostListener | undefined;
+  private readonly inProcess: StreamHub | undefined;
   private readonly log: (level: VsockLogLevel, message: string) => void;
   /** Only while a driver is there. */
   private interrupt: DeviceInterrupt | undefined;
@@ -87,7 +92,8 @@ export class VsockDevice implements VirtioDevice, Poller {
     };
     this.loop = loop;
     this.log = log;
-    const backend = new UnixBackend(options.socketPath, loop);
+    this.inProcess = options.inProcess;
+    const backend = hostBackend(options);
     this.muxer = new Muxer({
       guestCid,
       loop,
@@ -100,6 +106,7 @@ export class VsockDevice implements VirtioDevice, Poller {
     if (options.listener !== undefined) {
       this.listener = new HostListener(options.listener, loop, this.muxer, maxConnections, warn);
     }
+    this.inProcess?.bind(this.muxer);
     loop.addPoller(this);
   }
 
@@ -119,6 +126,7 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.interrupt = activation.interrupt;
     this.armed = true;
     this.muxer.activate(activation.memory, rx, tx);
+    this.inProcess?.driverReady();
   }
 
   reset(): void {
@@ -166,4 +174,17 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.reset();
     interrupt?.needsReset();
   }
+}
+
+/** Connections to the host: to whoever listens in this process, else to the Unix socket for the port. */
+function hostBackend({ inProcess, socketPath, loop }: VsockDeviceOptions): Backend {
+  const sockets = socketPath === undefined ? undefined : new UnixBackend(socketPath, loop);
+  return {
+    connect: (port, outcome, guestPort) => {
+      const backend = inProcess?.listensAt(port) === true ? inProcess : sockets;
+      if (backend !== undefined) return backend.connect(port, outcome, guestPort);
+      outcome.refused();
+      return undefined;
+    },
+  };
 }

@@ -12,6 +12,10 @@ import { DEFAULT_VM_CONFIG } from '../../src/config/vm-config.js';
 import { VM_OPTIONS } from '../../src/config/vm-options.js';
 
 describe('validateVmConfig', () => {
+  test('a vsock device needs no socket, since the library has streams', () => {
+    expect(validateVmConfig({ vsock: { cid: 3 } }).vsock).toEqual({ cid: 3 });
+  });
+
   test('an empty object is the default machine', () => {
     expect(validateVmConfig({})).toEqual(DEFAULT_VM_CONFIG);
   });
@@ -36,7 +40,7 @@ describe('validateVmConfig', () => {
       'vsock.sokcet: no such key. Did you mean socket?',
     ],
     [{ cpus: { boot_vcpu: 1 } }, 'UNKNOWN_KEY', 'cpus.boot_vcpu: no such key. Did you mean boot_vcpus?'],
-    [{ vsock: { cid: 3 } }, 'MISSING_KEY', 'vsock.socket: missing. Give a string.'],
+    [{ vsock: { socket: '/tmp/s' } }, 'MISSING_KEY', 'vsock.cid: missing. Give a number.'],
     [{ vsock: { cid: '3', socket: '/tmp/s' } }, 'WRONG_TYPE', 'vsock.cid: "3" is not a number'],
     [{ vsock: { cid: 2, socket: '/tmp/s' } }, 'RESERVED', 'vsock.cid: 2 is the host itself'],
     [{ vsock: { cid: 3.5, socket: '/tmp/s' } }, 'WRONG_TYPE', 'vsock.cid: 3.5 is not a whole number'],

@@ -25,7 +25,7 @@ const RESERVED_CIDS: ReadonlyMap<number, string> = new Map([
 
 export function checkVsock(vsock: VsockConfig, complain: Complain): void {
   checkCid(vsock.cid, complain);
-  checkSocketPath(vsock.socket, complain);
+  if (vsock.socket !== undefined) checkSocketPath(vsock.socket, complain);
 }
 
 function checkCid(cid: number, complain: Complain): void {

@@ -29,6 +29,7 @@ export function createBellMemory(): SharedArrayBuffer {
 export class BellRinger {
   private readonly words: Int32Array;
   private readonly wakeEvent: Fd;
+  private silent = false;
 
   /** `wakeEvent` wakes the answering thread. */
   constructor(memory: SharedArrayBuffer, wakeEvent: Fd) {
@@ -37,6 +38,7 @@ export class BellRinger {
   }
 
   ring(slot: number): void {
+    if (this.silent) return;
     const { words } = this;
     const bit = 1 << (slot & 31);
     // Set already: whoever takes it does so later than now, and looks later still.
@@ -45,6 +47,11 @@ export class BellRinger {
     Atomics.or(words, TOP, 1 << (slot >>> 10));
     // After the bits; BellAnswerer.sleep stores the flag before it looks at them.
     if (Atomics.load(words, ASLEEP) === 1 && Atomics.exchange(words, ASLEEP, 0) === 1) signalEventFd(this.wakeEvent);
+  }
+
+  /** There is nobody to hear any more, and `wakeEvent` is about to be closed. */
+  silence(): void {
+    this.silent = true;
   }
 }
 

@@ -1,0 +1,22 @@
+// The library's public face: what `import ... from 'tsvmm'` gives. Everything else may change without notice.
+
+export { ConfigError, type ConfigErrorCode } from './config/config-error.js';
+export { validateVmConfig } from './config/validate.js';
+export type {
+  ConsoleConfig,
+  CpusConfig,
+  MemoryConfig,
+  PayloadConfig,
+  SerialConfig,
+  SerialMode,
+  VmConfig,
+  VmConfigInput,
+  VsockConfig,
+} from './config/vm-config.js';
+export { BootError } from './boot/errors.js';
+export { VmError, type VmErrorCode } from './vmm/errors.js';
+export { Vm, type LogLevel, type VmConsole, type VmExit, type VmLog, type VmOptions, type VmVsock } from './vmm/vm.js';
+export { VsockError, type VsockErrorCode } from './vsock/in-process/errors.js';
+export type { ConnectOptions } from './vsock/in-process/host.js';
+export type { VsockServer, VsockServerEvents } from './vsock/in-process/server.js';
+export type { VsockStream } from './vsock/in-process/stream.js';
