@@ -10,7 +10,8 @@ import { ConsoleRecorder, testConfig } from './vms.js';
  * none of it matters on others.
  */
 export const LINUX_CMDLINE =
-  'console=ttyS0 reboot=k panic=-1 quiet acpi=off pci=off noxsave clearcpuid=smap,popcnt,cx16 rodata=off';
+  'console=ttyS0 reboot=k panic=-1 quiet noxsave clearcpuid=smap,popcnt,erms,fsrm rodata=off acpi=off pci=off ' +
+  'noreplace-smp retain_initrd norandmaps';
 
 /** A boot takes 20 to 30 s on such hosts, and several times that when they are busy. */
 export const BOOT_LIMIT_MS = 240_000;
