@@ -10,7 +10,7 @@ import { ConsoleRecorder, testConfig } from './vms.js';
  * none of it matters on others.
  */
 export const LINUX_CMDLINE =
-  'console=ttyS0 reboot=k panic=-1 quiet noxsave clearcpuid=smap,popcnt,erms,fsrm rodata=off acpi=off pci=off ' +
+  'console=ttyS0 reboot=k panic=-1 quiet noxsave clearcpuid=smap,popcnt,cx16,erms,fsrm rodata=off acpi=off pci=off ' +
   'noreplace-smp retain_initrd norandmaps';
 
 /** A boot takes 20 to 30 s on such hosts, and several times that when they are busy. */
@@ -41,7 +41,7 @@ export class LinuxGuest {
       initramfs: fromEnvironment('TSVMM_TEST_INITRAMFS'),
       cmdline: LINUX_CMDLINE,
     };
-    const vm = await Vm.create(testConfig({ memory: { size: 128 * MIB }, payload, ...changes }));
+    const vm = await Vm.create(testConfig({ memory: { size: 64 * MIB }, payload, ...changes }));
     const guest = new LinuxGuest(vm, new ConsoleRecorder(vm));
     try {
       await vm.start();

@@ -58,7 +58,7 @@ describeKvm('a Linux guest', () => {
     async () => {
       expect(await guest.run('vsock-tool cid')).toMatch(/\b3\b/);
       const memory = /MemTotal: +(\d+) kB/.exec(await guest.run('while read a; do echo "$a"; done < /proc/meminfo'));
-      expect(Number(memory?.[1])).toBeGreaterThan(64 * 1024);
+      expect(Number(memory?.[1])).toBeGreaterThan(32 * 1024);
     },
     2 * COMMAND_LIMIT_MS,
   );
