@@ -268,6 +268,19 @@ describe('mistakes end the command with 2 and one line that says what to do', ()
   });
 });
 
+test('rule 20: a socket path that does not fit with the longest suffix is refused, and the longest that fits is not', async () => {
+  const longest = join(directory, 'x'.repeat(96 - directory.length - 1));
+  const refused = tsvmm('--vsock', `cid=3,socket=${longest}x`);
+  expect(await refused.status).toBe(2);
+  expect(refused.output.stderr).toMatch(
+    /^tsvmm: --vsock socket: the path has 97 bytes[^]*Use a path of at most 96 bytes.\n$/,
+  );
+  // Far enough for another complaint.
+  const accepted = tsvmm('--vsock', `cid=3,socket=${longest}`, '--memory', 'size=1024T');
+  expect(await accepted.status).not.toBe(0);
+  expect(accepted.output.stderr).not.toContain('the path has');
+});
+
 describeKvm('mistakes that are found while the VM is built', () => {
   test('a kernel of another format is named', async () => {
     const kernel = join(directory, 'bzImage');
