@@ -85,9 +85,10 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
       return;
     }
     const ended = (flags & HOST_ENDED_MASK) !== 0;
-    if (ended || block.used(WORD.TO_GUEST_HEAD, WORD.TO_GUEST_TAIL) > 0) this.events?.endpointReadable(ended);
-    if (this.wantsRoom && this.room() > 0) {
-      this.events?.endpointWritable();
+    // A wish may have been taken for something that was dealt with meanwhile: whoever is told looks, and wishes anew.
+    if (ended || this.askForBytes()) this.events?.endpointReadable(ended);
+    if (this.wantsRoom) {
+      if (this.room() > 0) this.events?.endpointWritable();
       if (this.wantsRoom) this.askForRoom();
     }
     if ((flags & HOST_CLOSED_MASK) !== 0 && !this.hungUp) {
@@ -139,10 +140,8 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
       }
       if (entry === first + count) return done;
       if ((flags & HOST_ENDED_MASK) !== 0) return done;
-      // The ring is empty: asks to be told of more, then looks once more.
-      Atomics.store(words, WORD.TO_GUEST_READER_WAITS, 1);
-      if (block.used(WORD.TO_GUEST_HEAD, WORD.TO_GUEST_TAIL) === 0) return done > 0 ? done : -EAGAIN;
-      if (!block.takeWish(WORD.TO_GUEST_READER_WAITS)) return done > 0 ? done : -EAGAIN;
+      // The ring is empty. If it fills up just now, either the bell rings or the loop goes on.
+      if (!this.askForBytes()) return done > 0 ? done : -EAGAIN;
     }
   }
 
@@ -198,6 +197,12 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
     // First the slot: once the main thread has heard, it may use it anew.
     this.hub.released(this.slot);
     this.say(ended | GUEST_DEAF_MASK | GUEST_GONE_MASK | (gone << GONE_SHIFT));
+  }
+
+  /** Asks to be told of bytes, then looks once more: whether there are some already. */
+  private askForBytes(): boolean {
+    Atomics.store(this.block.words, WORD.TO_GUEST_READER_WAITS, 1);
+    return this.block.used(WORD.TO_GUEST_HEAD, WORD.TO_GUEST_TAIL) > 0;
   }
 
   private askForRoom(): void {

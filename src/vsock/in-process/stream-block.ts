@@ -8,7 +8,9 @@
 // bytes it covers were written or read, so the partner's Atomics.load of it makes its own access safe.
 //
 // A "waits" word is a side's wish to be told (bell.ts): it is set before the last look at the ring, and the partner
-// takes it after it has moved its index, so that one of the two always sees the other.
+// takes it after it has moved its index, so that one of the two always sees the other. The partner may take a wish that
+// was renewed while it looked at the one before, for what the waiting side has seen by then: so whoever is told looks,
+// and if it still waits, wishes anew.
 
 import { KIB } from '../../platform/units.js';
 
