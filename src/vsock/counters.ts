@@ -55,6 +55,13 @@ export class VsockCounters {
     this.values[index] += amount;
   }
 
+  /** Those that are not 0, for a log: `rxBytes 4096, rxPackets 2`. */
+  describe(): string {
+    return NAMES.map((name, index) => `${name} ${this.values[index]}`)
+      .filter((_text, index) => this.values[index] !== 0)
+      .join(', ');
+  }
+
   snapshot(): VsockCounterSnapshot {
     return Object.fromEntries(
       NAMES.map((name, index) => [name, this.values[index]]),

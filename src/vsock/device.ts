@@ -162,6 +162,7 @@ export class VsockDevice implements VirtioDevice, Poller {
   }
 
   close(): void {
+    this.log('debug', `counted: ${this.counters.describe()}`);
     this.reset();
     this.loop.removePoller(this);
     this.listener?.close();

@@ -190,8 +190,11 @@ export class RxPath {
     } else {
       buffers.finish(0, this.header);
       if (bytes === 0) connection.hostFinished();
-      else if (bytes === -EAGAIN) connection.mayRead = false;
-      else connection.hostFailed();
+      else if (bytes === -EAGAIN) {
+        connection.mayRead = false;
+        // The host refuses what it is sent, but has not ended: it may write on for long.
+        connection.announceHostGone();
+      } else connection.hostFailed();
     }
     return packets;
   }

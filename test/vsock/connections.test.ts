@@ -460,6 +460,20 @@ describe('rule 11: a host client that closes entirely is told to the guest at on
   });
 });
 
+describe('a host client that reads no more but writes on', () => {
+  test('the guest is told SHUTDOWN(RCV) once it sends, and goes on receiving', () => {
+    const { client, end } = scenario.openFromHost(7);
+    client.shutdownRead();
+    end.write('nobody wants this');
+    const told = scenario.guest.exchange();
+    expect(told).toMatchObject([{ op: OP.SHUTDOWN, flags: RCV }]);
+    client.write('listen');
+    expect(drain(end).toString()).toBe('listen');
+    client.close();
+    expect(scenario.guest.exchange()).toMatchObject([{ op: OP.SHUTDOWN, flags: BOTH }]);
+  });
+});
+
 describe('rule 12: RST for an unknown connection is never answered with RST', () => {
   test('RST gets no answer, everything else gets RST', () => {
     const { guest } = scenario;

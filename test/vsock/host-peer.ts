@@ -9,6 +9,7 @@ import { check, close, libc, orErrno } from '../../src/platform/libc.js';
 import { NativeBuffer } from '../../src/platform/native-buffer.js';
 import {
   listenUnix,
+  SHUT_RD,
   SHUT_WR,
   SOCK_STREAM,
   tryAccept,
@@ -88,6 +89,10 @@ export class HostPeer implements Disposable {
 
   shutdownWrite(): void {
     tryShutdown(this.fd, SHUT_WR);
+  }
+
+  shutdownRead(): void {
+    tryShutdown(this.fd, SHUT_RD);
   }
 
   close(): void {
