@@ -86,7 +86,7 @@ describeKvm('streams inside the process', () => {
       await echo(await vm.vsock.connect(ECHO), 64 * MIB);
     }, 60_000);
 
-    test('end() is SHUTDOWN(SEND): what the guest still has to say arrives', async () => {
+    test('rule 24: end() is SHUTDOWN(SEND): what the guest still has to say arrives', async () => {
       const stream = await vm.vsock.connect(ECHO);
       stream.end('hello');
       expect((await readAll(stream)).toString()).toBe('hello');
@@ -108,7 +108,7 @@ describeKvm('streams inside the process', () => {
       expect([stream.bytesWritten, stream.bytesRead]).toEqual([5, 5]);
     });
 
-    test('nothing written before end() is lost when the stream is destroyed after finish', async () => {
+    test('rule 24: nothing written before end() is lost when the stream is destroyed after finish', async () => {
       const stream = await vm.vsock.connect(DISCARD);
       stream.end(Buffer.alloc(MIB));
       await finished(stream, { readable: false });
