@@ -81,6 +81,10 @@ export const REQUEST_TIMEOUT_MS = 2000;
 /** How long a guest may take to answer SHUTDOWN(both) with RST: what Linux waits for (VSOCK_CLOSE_TIMEOUT). */
 export const CLOSE_TIMEOUT_MS = 8000;
 
+/** How long until a guest that has too many packets is asked again whether it took some, at first and at most. */
+const CREDIT_RETRY_MS = 10;
+const MAX_CREDIT_RETRY_MS = 640;
+
 /** What a connection uses of the multiplexer it belongs to. */
 export interface ConnectionContext {
   readonly loop: EventLoop;
@@ -139,7 +143,9 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   private readonly context: ConnectionContext;
   private endpointOrNone: StreamEndpoint | undefined;
   private pendingConnect: PendingConnect | undefined;
+  /** By state: until the guest must have answered REQUEST or SHUTDOWN, or is asked for credit again. */
   private timer: Timer | undefined;
+  private creditRetryMs = CREDIT_RETRY_MS;
   private ring: ByteRing | undefined;
   /** Nothing more goes to the host. */
   private txDone = false;
@@ -222,10 +228,13 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   /** Takes over the credit fields of a packet from the guest. */
   updateCredit(header: PacketHeader): void {
     this.sendCredit.update(header.bufAlloc, header.fwdCnt);
-    if (this.creditStalled && this.sendCredit.sendable) {
+    if (!this.creditStalled) return;
+    if (this.sendCredit.sendable) {
       this.creditStalled = false;
+      this.cancelTimer();
+      this.creditRetryMs = CREDIT_RETRY_MS;
       this.context.queueReady(this);
-    }
+    } else this.askForCredit();
   }
 
   /** Whether `length` bytes from the guest are acceptable: it has credit, and did not say that it was done. */
@@ -269,7 +278,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     if (this.guestShutdown === SHUTDOWN_BOTH_MASK) {
       this.rxDone = true;
       if (this.state === CLOSING || this.ring === undefined) this.finishWithReset();
-      else this.state = DRAINING;
+      else this.drain();
       return;
     }
     if (this.state !== ESTABLISHED) return;
@@ -286,8 +295,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     // Having said that it would send no more, a guest may forget the connection: what it sent before still counts.
     const drains = this.ring !== undefined && (this.guestShutdown & VIRTIO_VSOCK_SHUTDOWN_SEND_MASK) !== 0;
     if (drains && (this.state === ESTABLISHED || this.state === DRAINING)) {
-      this.state = DRAINING;
-      this.rxDone = true;
+      this.drain();
     } else this.end(this.state === REQUESTED ? 'refused' : this.resetReason);
   }
 
@@ -324,6 +332,13 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.mayRead = true;
     if (ended) this.hostEnded = true;
     this.context.queueReady(this);
+  }
+
+  /** There is something to read, and no credit for it. */
+  stalled(): void {
+    this.creditStalled = true;
+    this.askForCredit();
+    this.announceHostGone();
   }
 
   /** All the host sent has been handed to the guest. */
@@ -401,7 +416,8 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
 
   timerExpired(): void {
     this.timer = undefined;
-    this.abort('timed-out');
+    if (this.state === ESTABLISHED) this.askForCredit();
+    else this.abort('timed-out');
   }
 
   /** Queues control packets. */
@@ -431,6 +447,18 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
       if (result < writeVector.totalBytes) return taken;
     } while (segment !== NO_SEGMENT);
     return taken;
+  }
+
+  /**
+   * The guest speaks up by itself when it runs low on bytes, but it does not know that packets are the trouble: it is
+   * asked. It answers at once, even if nobody there has read yet, and is silent when somebody does: so it is asked
+   * again, less and less often, until its answer is a good one.
+   */
+  private askForCredit(): void {
+    if (!this.creditStalled || this.rxDone || this.timer !== undefined || !this.sendCredit.limitedByPackets) return;
+    this.control(CONTROL_CREDIT_REQUEST_MASK);
+    this.timer = this.context.loop.setTimer(this.creditRetryMs, this);
+    this.creditRetryMs = Math.min(2 * this.creditRetryMs, MAX_CREDIT_RETRY_MS);
   }
 
   private forwarded(bytes: number): void {
@@ -475,6 +503,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.state = CLOSING;
     this.closeEndpoint('finished');
     this.hostShutdown = SHUTDOWN_BOTH_MASK;
+    this.cancelTimer();
     this.timer = this.context.loop.setTimer(CLOSE_TIMEOUT_MS, this);
     this.control(CONTROL_SHUTDOWN_MASK);
   }
@@ -482,6 +511,13 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   /** The guest has said SHUTDOWN(both), and there is nothing left to do: RST is the answer it waits for. */
   private finishWithReset(): void {
     this.abort('finished');
+  }
+
+  /** The guest is done; what waits in the ring still goes to the host. */
+  private drain(): void {
+    this.cancelTimer();
+    this.state = DRAINING;
+    this.rxDone = true;
   }
 
   private release(): void {

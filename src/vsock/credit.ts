@@ -14,6 +14,9 @@ const MAX_INT32 = 0x7fff_ffff;
  */
 export const PACKET_OVERHEAD = 1024;
 
+/** Room left in its buffer, as told to us, at which Linux sends a credit update (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE). */
+const SPEAKS_UP_BELOW = 64 * 1024;
+
 /** What the guest lets us send (rx). */
 export class SendCredit {
   private sent = 0;
@@ -41,11 +44,13 @@ export class SendCredit {
   }
 
   /**
-   * Whether it is packets rather than bytes that the guest has too many of. Linux before 6.2 speaks up by itself only
-   * when it has taken three quarters of its (default) buffer since it last did: fewer bytes under way never make that.
+   * Whether it is packets rather than bytes that the guest has too many of. Linux before 6.7 speaks up by itself only
+   * when it has taken all but 64 KiB of its buffer since it last did: fewer bytes under way never make that. Of small
+   * buffers three quarters are near enough.
    */
   get limitedByPackets(): boolean {
-    return !this.sendable && this.inFlight * 4 < this.peerBufAlloc * 3;
+    const { inFlight, peerBufAlloc } = this;
+    return !this.sendable && inFlight < Math.max((peerBufAlloc / 4) * 3, peerBufAlloc - SPEAKS_UP_BELOW);
   }
 
   /**

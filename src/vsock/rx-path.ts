@@ -200,11 +200,8 @@ export class RxPath {
   }
 
   private stall(connection: Connection): void {
-    connection.creditStalled = true;
     this.counters.add(CREDIT_STALLS, 1);
-    // The guest speaks up by itself when it runs low on bytes, but it does not know that packets are the trouble.
-    if (connection.sendCredit.limitedByPackets) connection.control(CONTROL_CREDIT_REQUEST_MASK);
-    connection.announceHostGone();
+    connection.stalled();
   }
 
   /** Fills the header in for a packet of `connection` without payload; it carries the present credit, as all do. */

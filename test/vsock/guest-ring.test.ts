@@ -398,7 +398,7 @@ describe('rule 6: packets under way are bounded as well as bytes', () => {
     }
     // What Linux counts: payload and 576 to 1024 bytes of book-keeping for each packet.
     expect(packets * (150 + 576)).toBeLessThanOrEqual(64 * 1024);
-    expect(seen.filter((name) => name === 'CREDIT_REQUEST')).toHaveLength(1);
+    expect(seen).toContain('CREDIT_REQUEST');
     end.tellCredit();
     const rest: Buffer[] = [];
     for (let more = end.take(guest.exchange()); more.length > 0; more = end.take(guest.exchange())) {
