@@ -40,51 +40,37 @@ export class DescriptorChain {
    * were there. The caller parses only this private copy.
    */
   copyFromReadable(skip: number, target: Uint8Array, length: number): number {
-    let copied = 0;
-    for (let index = 0; index < this.readableCount && copied < length; index++) {
-      const available = this.lengths[index];
-      if (skip >= available) {
-        skip -= available;
-        continue;
-      }
-      const bytes = this.memory.chunks[this.chunks[index]].bytes;
-      const start = this.offsets[index] + skip;
-      const take = Math.min(available - skip, length - copied);
-      for (let i = 0; i < take; i++) target[copied + i] = bytes[start + i];
-      copied += take;
-      skip = 0;
-    }
-    return copied;
-  }
-
-  /**
-   * Copies as many words as `target` has from the start of the chain, when its first segment is device-readable, holds
-   * them all and is aligned; else returns false and `copyFromReadable` must do. Little-endian, as the ring is.
-   */
-  copyWordsFromReadable(target: Uint32Array): boolean {
-    const offset = this.offsets[0];
-    if (this.readableCount === 0 || this.lengths[0] < target.byteLength || (offset & 3) !== 0) return false;
-    const words = this.memory.chunks[this.chunks[0]].words32;
-    const first = offset >>> 2;
-    for (let i = 0; i < target.length; i++) target[i] = words[first + i];
-    return true;
+    return this.copy(0, this.readableCount, skip, target, length, false);
   }
 
   /**
    * Copies `length` bytes of `source` to the device-writable part, `skip` bytes into it. Returns how many fitted.
    */
   copyToWritable(skip: number, source: Uint8Array, length: number): number {
+    return this.copy(this.readableCount, this.count, skip, source, length, true);
+  }
+
+  private copy(
+    first: number,
+    end: number,
+    skip: number,
+    bytes: Uint8Array,
+    length: number,
+    intoGuest: boolean,
+  ): number {
     let copied = 0;
-    for (let index = this.readableCount; index < this.count && copied < length; index++) {
+    for (let index = first; index < end && copied < length; index++) {
       const available = this.lengths[index];
       if (skip >= available) {
         skip -= available;
         continue;
       }
-      const bytes = this.memory.chunks[this.chunks[index]].bytes;
+      const guest = this.memory.chunks[this.chunks[index]].bytes;
       const start = this.offsets[index] + skip;
       const take = Math.min(available - skip, length - copied);
-      for (let i = 0; i < take; i++) bytes[start + i] = source[copied + i];
+      // Byte by byte: these are headers, and a view for `set` would be an allocation.
+      if (intoGuest) for (let i = 0; i < take; i++) guest[start + i] = bytes[copied + i];
+      else for (let i = 0; i < take; i++) bytes[copied + i] = guest[start + i];
       copied += take;
       skip = 0;
     }
