@@ -44,6 +44,19 @@ export class DescriptorChain {
   }
 
   /**
+   * Copies as many words as `target` has from the start of the chain, when its first segment is device-readable, holds
+   * them all and is aligned; else returns false and `copyFromReadable` must do. Little-endian, as the ring is.
+   */
+  copyWordsFromReadable(target: Uint32Array): boolean {
+    const offset = this.offsets[0];
+    if (this.readableCount === 0 || this.lengths[0] < target.byteLength || (offset & 3) !== 0) return false;
+    const words = this.memory.chunks[this.chunks[0]].words32;
+    const first = offset >>> 2;
+    for (let i = 0; i < target.length; i++) target[i] = words[first + i];
+    return true;
+  }
+
+  /**
    * Copies `length` bytes of `source` to the device-writable part, `skip` bytes into it. Returns how many fitted.
    */
   copyToWritable(skip: number, source: Uint8Array, length: number): number {
