@@ -7,6 +7,7 @@ import type { SplitQueue } from '../devices/virtio/queue.js';
 import type { EventLoop } from '../platform/event-loop.js';
 import type { GuestMemory } from '../platform/guest-memory.js';
 import { IovecArray } from '../platform/iovec.js';
+import { KIB, MIB } from '../platform/units.js';
 import { RingPool } from './byte-ring.js';
 import { ConnectionTable } from './connection-table.js';
 import { CLOSING, Connection, CONNECTING, DRAINING, REQUESTED, type ConnectionContext } from './connection.js';
@@ -40,6 +41,15 @@ import type { TxSegments } from './tx-segments.js';
 /** Host ports of host-initiated connections: far above any port that a service is given. */
 const FIRST_EPHEMERAL_PORT = 0x4000_0000;
 const EPHEMERAL_PORTS = 0x4000_0000;
+
+/**
+ * What the buffers of all connections together should come to, or that of BUFFER_SHARES connections if that is more.
+ * Up to 1,024 connections have the usual 256 KiB each; beyond that new ones are offered their share, but never less
+ * than MIN_BUF_ALLOC. Without it a guest with 65,536 connections to a host that does not read could fill 16 GiB.
+ */
+const BUFFER_BUDGET = 256 * MIB;
+const BUFFER_SHARES = 64;
+const MIN_BUF_ALLOC = 4 * KIB;
 
 export interface MuxerOptions {
   readonly guestCid: number;
@@ -163,7 +173,7 @@ export class Muxer implements ConnectionContext, TxSink {
     }
     const type = VIRTIO_VSOCK_TYPE_STREAM;
     const tuple = { guestPort, peerPort: this.ephemeralPort(guestPort, type), peerCid: VMADDR_CID_HOST, type };
-    const connection = new Connection(this, tuple, this.options.bufAlloc, REQUESTED);
+    const connection = new Connection(this, tuple, this.bufAllocForNext(), REQUESTED);
     this.table.add(connection);
     this.counters.add(CONNECTIONS_FROM_HOST, 1);
     connection.request(endpoint);
@@ -257,7 +267,7 @@ export class Muxer implements ConnectionContext, TxSink {
       return;
     }
     const tuple = { guestPort: srcPort, peerPort: dstPort, peerCid: dstCid, type };
-    const connection = new Connection(this, tuple, this.options.bufAlloc, CONNECTING);
+    const connection = new Connection(this, tuple, this.bufAllocForNext(), CONNECTING);
     this.table.add(connection);
     this.counters.add(CONNECTIONS_FROM_GUEST, 1);
     connection.updateCredit(header);
@@ -278,6 +288,13 @@ export class Muxer implements ConnectionContext, TxSink {
       return;
     }
     this.tx.addPayload(connection, length);
+  }
+
+  private bufAllocForNext(): number {
+    const { bufAlloc } = this.options;
+    const budget = Math.max(BUFFER_BUDGET, BUFFER_SHARES * bufAlloc);
+    const share = Math.floor(budget / (this.connectionCount + 1));
+    return Math.min(bufAlloc, Math.max(share, MIN_BUF_ALLOC));
   }
 
   private full(): boolean {

@@ -324,6 +324,39 @@ describe('beginning and end', () => {
   });
 });
 
+test('rule 14: beyond 1,024 connections new ones are offered a smaller buffer, so that all together stay bounded', () => {
+  muxer.deactivate();
+  const counters = new VsockCounters();
+  const many = new Muxer({
+    guestCid: GUEST_CID,
+    loop,
+    maxConnections: 65_536,
+    bufAlloc: 256 * 1024,
+    counters,
+    faults: new FaultLog(
+      () => undefined,
+      () => 0,
+      counters,
+    ),
+    route: () => undefined,
+  });
+  driver.replaceRings(new DrivenRing(ram, 64), new DrivenRing(ram, 64));
+  many.activate(ram.memory, driver.rx.device(), driver.tx.device());
+  driver.postRx();
+  const offered: number[] = [];
+  for (let count = 0; count < 4096; count++) {
+    many.connectToGuest(7, new ScriptedEndpoint());
+    many.poll();
+    many.publish();
+    offered.push(...driver.receive().map((packet) => packet.bufAlloc));
+  }
+  many.deactivate();
+  expect(offered).toHaveLength(4096);
+  expect(offered.slice(0, 1024).every((size) => size === 256 * 1024)).toBe(true);
+  expect(offered[4095]).toBe(64 * 1024);
+  expect(offered.reduce((sum, size) => sum + size, 0)).toBeLessThan(1 << 30);
+});
+
 test('nothing grows in the rx scheduler when connections come and go', () => {
   for (let round = 0; round < 2000; round++) {
     const temporary = new ScriptedEndpoint();
