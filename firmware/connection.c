@@ -429,7 +429,7 @@ static void accept(const struct virtio_vsock_hdr *hdr)
     connection_schedule(c);
 }
 
-struct connection *connection_connect(u32 port, const struct service *service)
+struct connection *connection_connect(u64 cid, u32 port, const struct service *service)
 {
     struct connection *c = NULL;
     for (u32 tries = 0; c == NULL && tries <= limit; tries++) {
@@ -437,8 +437,8 @@ struct connection *connection_connect(u32 port, const struct service *service)
         if (next_port == 0) {
             next_port = FIRST_EPHEMERAL_PORT;
         }
-        if (find(VSOCK_CID_HOST, port, local_port, VIRTIO_VSOCK_TYPE_STREAM) == NULL) {
-            c = create(VSOCK_CID_HOST, port, local_port, VIRTIO_VSOCK_TYPE_STREAM, service);
+        if (find(cid, port, local_port, VIRTIO_VSOCK_TYPE_STREAM) == NULL) {
+            c = create(cid, port, local_port, VIRTIO_VSOCK_TYPE_STREAM, service);
             break;
         }
     }

@@ -97,8 +97,8 @@ bool connection_can_receive(void);
 struct flight *connection_flight(u16 number);
 void connection_ring_sent(u16 number, u32 bytes);
 
-// Connect to a port of the host. NULL: no memory or no port left.
-struct connection *connection_connect(u32 port, const struct service *service);
+// Connect to a port of the host (VSOCK_CID_HOST) or of another guest. NULL: no memory or no port left.
+struct connection *connection_connect(u64 cid, u32 port, const struct service *service);
 // Break a connection off with RST.
 void connection_abort(struct connection *c);
 // There may be something to send: put it in the line for a turn.

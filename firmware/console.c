@@ -197,14 +197,19 @@ static void add_services(void)
 
 static void command_connect(const char *argument)
 {
+    u64 cid = VSOCK_CID_HOST;
     u64 port;
     const char *rest = text_number(argument, &port);
-    if (rest == NULL || *rest != '\0' || port > 0xffffffff) {
-        add(&text, "usage: connect <port>\r\n");
+    if (rest != NULL && *rest == ':') {
+        cid = port;
+        rest = text_number(rest + 1, &port);
+    }
+    if (rest == NULL || *rest != '\0' || port > 0xffffffff || cid > 0xffffffff) {
+        add(&text, "usage: connect [<cid>:]<port>\r\n");
     } else if (!has_vsock) {
         add(&text, "no vsock device\r\n");
     } else {
-        session = connection_connect((u32)port, &session_service);
+        session = connection_connect(cid, (u32)port, &session_service);
         if (session == NULL) {
             add(&text, "out of memory\r\n");
         }
@@ -270,7 +275,7 @@ static const struct command {
     void (*run)(const char *argument);
 } commands[] = {
     {"help", "help", "this list", command_help},
-    {"connect", "connect <port>", "talk to a port of the host; a lone . ends it", command_connect},
+    {"connect", "connect [<cid>:]<port>", "talk to a port of the host, or of a guest; a lone . ends it", command_connect},
     {"stats", "stats", "what the services did", command_stats},
     {"reboot", "reboot", "reset the machine", command_reboot},
     {"poweroff", "poweroff", "switch the machine off", command_poweroff},
@@ -282,7 +287,7 @@ static void command_help(const char *argument)
     (void)argument;
     for (u32 i = 0; i < COUNT_OF(commands); i++) {
         add(&text, commands[i].usage);
-        for (size_t column = text_length(commands[i].usage); column < 16; column++) {
+        for (size_t column = text_length(commands[i].usage); column < 24; column++) {
             add(&text, " ");
         }
         add(&text, commands[i].help);

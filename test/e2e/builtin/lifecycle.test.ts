@@ -104,7 +104,7 @@ describeKvm('the built-in guest', () => {
     await withVm(testConfig(), async (vm, console) => {
       await console.waitFor(/tsvmm guest [^]*> $/);
       await vm.console.write(Buffer.from('help\r'));
-      await console.waitFor(/connect <port>[^]*poweroff[^]*> $/);
+      await console.waitFor(/connect .*<port>[^]*poweroff[^]*> $/);
       await vm.console.write(Buffer.from('nonsense\r'));
       await console.waitFor(/nonsense[^]*help/);
       await vm.console.write(Buffer.from('poweroff\r'));
