@@ -106,7 +106,7 @@ export class VsockHost implements StreamOwner {
         this.tell({ op: 'connect', slot, port, memory, waitForDriver });
       });
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -320,10 +320,7 @@ class AcceptedStream implements SlotUser {
   private readonly server: VsockServer;
   private readonly guestPort: number;
 
-  constructor(
-    host: VsockHost,
-    accepted: { slot: number; block: StreamBlock; server: VsockServer; guestPort: number },
-  ) {
+  constructor(host: VsockHost, accepted: { slot: number; block: StreamBlock; server: VsockServer; guestPort: number }) {
     this.host = host;
     this.slot = accepted.slot;
     this.block = accepted.block;

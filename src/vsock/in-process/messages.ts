@@ -40,6 +40,10 @@ export type HostMessage =
   | { readonly op: 'refuse'; readonly token: number }
   | { readonly op: 'listen' | 'unlisten'; readonly port: number };
 
-export type WorkerMessage =
-  /** The guest asks for a connection to a port that is listened at. */
-  { readonly op: 'incoming'; readonly token: number; readonly port: number; readonly guestPort: number };
+/** The guest asks for a connection to a port that is listened at. */
+export interface WorkerMessage {
+  readonly op: 'incoming';
+  readonly token: number;
+  readonly port: number;
+  readonly guestPort: number;
+}

@@ -89,7 +89,7 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
     if (ended || this.askForBytes()) this.events?.endpointReadable(ended);
     if (this.wantsRoom) {
       if (this.room() > 0) this.events?.endpointWritable();
-      if (this.wantsRoom) this.askForRoom();
+      this.askForRoom();
     }
     if ((flags & HOST_CLOSED_MASK) !== 0 && !this.hungUp) {
       this.hungUp = true;
@@ -176,7 +176,7 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
 
   watchWritable(watch: boolean): void {
     this.wantsRoom = watch;
-    if (watch) this.askForRoom();
+    this.askForRoom();
   }
 
   shutdownWrite(): void {
@@ -205,7 +205,9 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
     return this.block.used(WORD.TO_GUEST_HEAD, WORD.TO_GUEST_TAIL) > 0;
   }
 
+  /** Asks to be told of room, if it is wanted, then looks once more. */
   private askForRoom(): void {
+    if (!this.wantsRoom) return;
     Atomics.store(this.block.words, WORD.TO_HOST_WRITER_WAITS, 1);
     // Room made before the wish was seen is told by nobody. Not from in here: the connection is about to buffer.
     if (this.room() > 0) this.hub.loop.defer(this);

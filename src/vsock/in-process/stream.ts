@@ -103,10 +103,7 @@ export class VsockStream extends Duplex implements SlotUser {
     }
     this.pump();
     this.fill();
-    if (!this.gone || this.destroyed) return;
-    if (goneReason(flags) === GONE_FINISHED) this.endIfOver();
-    // What came before the reset is delivered first, in `fill`.
-    else if (this.available() === 0) this.destroy(new VsockError('RESET', this.guestPort));
+    if (this.gone) this.finishGone();
   }
 
   /** @internal The VM is gone: what it sent is handed out, and the rest fails. */
@@ -302,6 +299,13 @@ export class VsockStream extends Duplex implements SlotUser {
     if (this.released) return;
     Atomics.or(this.block.words, WORD.HOST_FLAGS, flags);
     this.owner.bell.ring(this.slot);
+  }
+
+  private finishGone(): void {
+    if (this.destroyed) return;
+    if (goneReason(this.guestFlags()) === GONE_FINISHED) this.endIfOver();
+    // What came before the reset is delivered first, in `fill`.
+    else if (this.available() === 0) this.destroy(new VsockError('RESET', this.guestPort));
   }
 
   /** With the guest gone and all it sent handed out, nobody is there to write to. */

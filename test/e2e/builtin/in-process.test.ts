@@ -69,7 +69,7 @@ describeKvm('streams inside the process', () => {
 
   async function typeConnect(port: number): Promise<number> {
     const from = console.text.length;
-    vm.console.write(Buffer.from(`connect ${port}\r`));
+    void vm.console.write(Buffer.from(`connect ${port}\r`));
     await console.waitFor(/connect \d+\r\n/, 10_000, from);
     return from;
   }
@@ -77,7 +77,7 @@ describeKvm('streams inside the process', () => {
   /** Ends the session that `connect` opened, so that the console takes commands again. */
   async function leaveSession(): Promise<void> {
     const from = console.text.length;
-    vm.console.write(Buffer.from('\x03'));
+    void vm.console.write(Buffer.from('\x03'));
     await console.waitFor(/> $/, 10_000, from);
   }
 
@@ -238,7 +238,7 @@ describeKvm('streams inside the process', () => {
       server = vm.vsock.listen(5004);
       const closed = once(server, 'close');
       const from = console.text.length;
-      vm.console.write(Buffer.from('connect 5004\r'));
+      void vm.console.write(Buffer.from('connect 5004\r'));
       for await (const stream of server) {
         stream.end('iterated\n');
         break;
