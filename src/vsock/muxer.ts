@@ -44,8 +44,8 @@ const EPHEMERAL_PORTS = 0x4000_0000;
 
 /**
  * What the buffers of all connections together should come to, or that of BUFFER_SHARES connections if that is more.
- * Up to 1,024 connections have the usual 256 KiB each; beyond that new ones are offered their share, but never less
- * than MIN_BUF_ALLOC. Without it a guest with 65,536 connections to a host that does not read could fill 16 GiB.
+ * Up to that, connections are offered the usual buffer; beyond it new ones are offered their share, but never less than
+ * MIN_BUF_ALLOC. Without it a guest with 65,536 connections to hosts that do not read could fill dozens of GiB.
  */
 const BUFFER_BUDGET = 256 * MIB;
 const BUFFER_SHARES = 64;
@@ -165,14 +165,21 @@ export class Muxer implements ConnectionContext, TxSink {
   /**
    * Asks the guest for a connection to its port `guestPort` on behalf of `endpoint`, which tells the client the
    * outcome (`accepted`, or it is closed). False when there is no driver or no room: `endpoint` stays the caller's.
+   * It is the host who asks, unless `from` says which other guest it is.
    */
-  connectToGuest(guestPort: number, endpoint: StreamEndpoint): boolean {
-    if (!this.active || this.full()) {
+  connectToGuest(
+    guestPort: number,
+    endpoint: StreamEndpoint,
+    from?: { readonly cid: number; readonly port: number },
+  ): boolean {
+    const type = VIRTIO_VSOCK_TYPE_STREAM;
+    const taken = from !== undefined && this.table.find(guestPort, from.port, from.cid, type) !== undefined;
+    if (!this.active || this.full() || taken) {
       this.counters.add(CONNECTIONS_REFUSED, 1);
       return false;
     }
-    const type = VIRTIO_VSOCK_TYPE_STREAM;
-    const tuple = { guestPort, peerPort: this.ephemeralPort(guestPort, type), peerCid: VMADDR_CID_HOST, type };
+    const peerPort = from?.port ?? this.ephemeralPort(guestPort, type);
+    const tuple = { guestPort, peerPort, peerCid: from?.cid ?? VMADDR_CID_HOST, type };
     const connection = new Connection(this, tuple, this.bufAllocForNext(), REQUESTED);
     this.table.add(connection);
     this.counters.add(CONNECTIONS_FROM_HOST, 1);

@@ -161,6 +161,35 @@ export class Scenario implements Disposable {
     return { peer: this.own(peer), end, answer };
   }
 
+  /**
+   * The guest sends, within its credit, until the host's socket has taken all it can and some waits in the device,
+   * however large a socket is here. Returns everything that was sent.
+   */
+  fillHost(end: GuestEnd): Buffer {
+    const { guest } = this;
+    const stalls = (): number => guest.device.counters.snapshot().writeStalls;
+    const before = stalls();
+    const sent: Buffer[] = [];
+    let total = 0;
+    let known = 0;
+    let bufAlloc = 0;
+    end.send(OP.CREDIT_REQUEST);
+    while (stalls() === before) {
+      for (const packet of guest.exchange()) {
+        if (packet.dstPort !== end.guestPort) continue;
+        known = packet.fwdCnt;
+        bufAlloc = packet.bufAlloc;
+      }
+      const data = Buffer.alloc(Math.min(30_000, bufAlloc - (total - known)), sent.length + 1);
+      if (data.length === 0) throw new Error('the guest ran out of credit although the host takes what it is sent');
+      end.write(data);
+      sent.push(data);
+      total += data.length;
+      guest.settle();
+    }
+    return Buffer.concat(sent);
+  }
+
   [Symbol.dispose](): void {
     this.guest.close();
     for (const resource of this.owned) resource[Symbol.dispose]();
