@@ -10,6 +10,7 @@ import type { IovecArray } from '../platform/iovec.js';
 import { close, libc, orErrno } from '../platform/libc.js';
 import { NativeBuffer } from '../platform/native-buffer.js';
 import {
+  setSendBuffer,
   SHUT_RD,
   SHUT_WR,
   SOCK_STREAM,
@@ -18,11 +19,17 @@ import {
   trySocket,
   UnixAddress,
 } from '../platform/unix-socket.js';
-import type { Fd } from '../platform/units.js';
+import { KIB, type Fd } from '../platform/units.js';
 import type { Backend, ConnectOutcome, EndpointEvents, PendingConnect, StreamEndpoint } from './endpoint.js';
 
 const READ_EVENTS = (EPOLLIN | EPOLLRDHUP | EPOLLET) >>> 0;
 const WRITE_EVENTS = (READ_EVENTS | EPOLLOUT) >>> 0;
+
+/**
+ * What the host may leave unread before writes stall: the more there is on its way, the seldomer host, worker and guest
+ * wait for each other. The kernel doubles it, and caps it at net.core.wmem_max without a complaint.
+ */
+const SEND_BUFFER = 512 * KIB;
 
 /** struct msghdr, of which only msg_iov (at 16) and msg_iovlen (at 24) are used. */
 const MSGHDR_SIZE = 56;
@@ -46,6 +53,7 @@ export class UnixEndpoint implements StreamEndpoint, FdHandler {
   constructor(fd: Fd, loop: EventLoop) {
     this.fd = fd;
     this.loop = loop;
+    setSendBuffer(fd, SEND_BUFFER);
   }
 
   attach(events: EndpointEvents): void {
