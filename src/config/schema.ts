@@ -23,7 +23,13 @@ const serial = z.strictObject({ mode: z.enum(['Tty', 'Null', 'Off', 'File']), fi
 
 const console = z.strictObject({ mode: z.enum(['Off']) });
 
-const vsock = z.strictObject({ cid: z.number(), socket: z.string().exactOptional() });
+const vsockPeer = z.strictObject({ cid: z.number(), socket: z.string() });
+
+const vsock = z.strictObject({
+  cid: z.number(),
+  socket: z.string().exactOptional(),
+  peers: z.array(vsockPeer).exactOptional(),
+});
 
 export const vmConfigSchema = z.strictObject({
   cpus: cpus.prefault({}),

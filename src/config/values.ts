@@ -56,6 +56,21 @@ export const integer: ValueKind<number> = {
   },
 };
 
+/** Another VM: its context id and the path of its socket, `4:/tmp/b.vsock`. */
+export const vsockPeer: ValueKind<{ cid: number; socket: string }> = {
+  metavar: 'CID:PATH',
+  parse: (given) => {
+    const value = unquote(given);
+    const match = /^([0-9]+):(.+)$/s.exec(value);
+    if (match !== null) return { cid: Number(match[1]), socket: match[2] };
+    throw new ValueError({
+      code: 'WRONG_TYPE',
+      problem: `${showValue(value)} is not a context id and a path with a colon between them`,
+      mend: 'Write it like 4:/tmp/b.vsock.',
+    });
+  },
+};
+
 const SIZE_SUFFIXES: Readonly<Record<string, number | undefined>> = { '': 1, K: KIB, M: MIB, G: GIB, T: KIB * GIB };
 
 /** A number of bytes, with an optional suffix K, M, G or T (powers of 1024). */

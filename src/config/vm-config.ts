@@ -40,6 +40,14 @@ export interface ConsoleConfig {
   readonly mode: 'Off';
 }
 
+/** Another VM, of this monitor or of any that speaks `CONNECT <port>`. It need not run yet. */
+export interface VsockPeerConfig {
+  /** Its guest's context id. */
+  readonly cid: number;
+  /** Path of its Unix socket. */
+  readonly socket: string;
+}
+
 export interface VsockConfig {
   /** The guest's context id, 3 to 4294967294. */
   readonly cid: number;
@@ -48,6 +56,8 @@ export interface VsockConfig {
    * only streams of the process itself reach the guest; the command line, which has none, requires it.
    */
   readonly socket?: string;
+  /** Guests that this one can reach by their context id. */
+  readonly peers?: readonly VsockPeerConfig[];
 }
 
 export interface VmConfig {

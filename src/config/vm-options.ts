@@ -2,7 +2,7 @@
 // messages and help. A new device is a new entry here, a section in vm-config.ts and schema.ts, and its rules.
 
 import { keyedOption, type OptionSpec, optional, plainOption, required, word } from './option-spec.js';
-import { byteSize, integer, path, text } from './values.js';
+import { byteSize, integer, list, path, text, vsockPeer } from './values.js';
 
 const NO_CONSOLE = 'The guest talks on the serial port; leave --console out, or write --console off.';
 const SERIAL_ONLY = 'Use --serial tty, null, off or file=PATH.';
@@ -106,6 +106,11 @@ export const VM_OPTIONS: readonly OptionSpec[] = [
         'vsock.socket',
         'Unix socket for connections to the guest ("CONNECT <port>"); connections from the guest go to PATH_<port>',
       ),
+      peer: optional(
+        list(vsockPeer),
+        'vsock.peers',
+        'Other VMs that the guest reaches by their context id, through their sockets; brackets only around several',
+      ),
     },
     notSupported: {
       id: 'There is one vsock device; leave this out.',
@@ -113,6 +118,6 @@ export const VM_OPTIONS: readonly OptionSpec[] = [
       pci_segment: 'Devices are on virtio-mmio; leave this out.',
       pci_device_id: 'Devices are on virtio-mmio; leave this out.',
     },
-    into: ({ cid, socket }) => ({ vsock: { cid, socket } }),
+    into: ({ cid, socket, peer }) => ({ vsock: { cid, socket, ...(peer !== undefined && { peers: peer }) } }),
   }),
 ];

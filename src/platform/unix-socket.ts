@@ -126,6 +126,13 @@ export function takeSocketError(fd: Fd): number {
   return optionValue.view.getInt32(0, true);
 }
 
+/** Two connected non-blocking sockets, or nothing when there are no descriptors left. The caller owns both. */
+export function trySocketPair(type: SocketType): [Fd, Fd] | undefined {
+  const pair = new NativeBuffer(8);
+  if (libc.socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair.address) < 0) return undefined;
+  return [pair.view.getInt32(0, true) as Fd, pair.view.getInt32(4, true) as Fd];
+}
+
 /** Two connected non-blocking sockets. The caller owns both. Throws SysError. */
 export function socketPair(type: SocketType): [Fd, Fd] {
   const pair = new NativeBuffer(8);

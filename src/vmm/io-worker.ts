@@ -5,12 +5,11 @@ import { EPOLLIN } from '../platform/epoll.js';
 import { EventLoop } from '../platform/event-loop.js';
 import { GuestMemory } from '../platform/guest-memory.js';
 import { VsockDevice } from '../vsock/device.js';
-import type { InProcessHandles } from '../vsock/in-process/host.js';
 import type { HostMessage } from '../vsock/in-process/messages.js';
 import { StreamHub } from '../vsock/in-process/stream-hub.js';
 import { ControlBlock } from './control.js';
 import { MmioBackend } from './mmio-backend.js';
-import type { IoMessage, IoStart, LogLevel } from './worker-protocol.js';
+import type { IoMessage, IoStart, LogLevel, VsockHandles } from './worker-protocol.js';
 
 function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
   const control = new ControlBlock(start.control);
@@ -20,7 +19,7 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
     send({ type: 'log', level, component: 'vsock', message });
   };
   const { guestCid, listener, socketPath } = start.vsock;
-  const inProcess = openStreamHub(start.vsock.inProcess, loop);
+  const inProcess = openStreamHub(start.vsock, loop);
   const device = new VsockDevice({ guestCid, listener, socketPath, inProcess, loop, log });
   const backend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
   try {
@@ -34,11 +33,12 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
   }
 }
 
-function openStreamHub(handles: InProcessHandles, loop: EventLoop): StreamHub {
-  const { port } = handles;
+function openStreamHub({ inProcess, peers }: VsockHandles, loop: EventLoop): StreamHub {
+  const { port } = inProcess;
   return new StreamHub({
     loop,
-    shared: handles,
+    shared: inProcess,
+    peers,
     receive: () => (receiveMessageOnPort(port) as { message: HostMessage } | undefined)?.message,
     send: (message) => {
       port.postMessage(message);

@@ -32,6 +32,7 @@ import { KvmVm } from './kvm/vm-fd.js';
 import { AllocatedMemory } from './memory.js';
 import { ReleaseStack } from './release-stack.js';
 import { SerialConsole, type ConsoleListener } from './serial-console.js';
+import { registerSibling } from './siblings.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type {
   IoMessage,
@@ -95,6 +96,11 @@ export interface VmVsock {
    * called before the VM starts. Throws VsockError or RangeError.
    */
   listen(port: number, onConnection?: (stream: VsockStream) => void): VsockServer;
+  /**
+   * Lets this guest and that of `other`, a VM of this process with another CID, reach each other by their CIDs, without
+   * a socket. Throws VsockError NO_DEVICE, or RangeError when the CIDs are the same.
+   */
+  join(other: Vm): void;
 }
 
 interface VirtioSlot {
@@ -176,6 +182,7 @@ export class Vm {
       cid: vsock.cid,
       connect: (port, options) => vsockHost.connect(port, options),
       listen: (port, onConnection) => vsockHost.listen(port, onConnection),
+      join: (other) => this.joinSibling(other),
     };
   }
 
@@ -252,6 +259,15 @@ export class Vm {
     };
   }
 
+  private joinSibling(other: Vm): void {
+    const here = this.vsockHost;
+    const there = other.vsockHost;
+    if (here === undefined || there === undefined) throw new VsockError('NO_DEVICE');
+    if (here.cid === there.cid) throw new RangeError(`two guests with CID ${here.cid} cannot tell each other apart`);
+    here.addSibling(there);
+    there.addSibling(here);
+  }
+
   private processors(system: KvmSystem): { vcpus: number; cpuid: CpuidEntry[] } {
     const vcpus = this.config.cpus.boot_vcpus;
     const { tscDeadlineTimer } = system;
@@ -292,11 +308,15 @@ export class Vm {
   private buildVsock(vm: KvmVm, slots: VirtioSlot[], config: NonNullable<VmConfig['vsock']>): VsockHandles {
     const listener = config.socket === undefined ? undefined : this.listenAt(config.socket);
     const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
-    const host = this.resources.own(new VsockHost(), (streams) => {
+    const host = this.resources.own(new VsockHost(config.cid), (streams) => {
       streams.close();
     });
     this.vsockHost = host;
-    return { ...handles, guestCid: config.cid, socketPath: config.socket, listener, inProcess: host.handles };
+    this.resources.own(registerSibling(host, config), (leave) => {
+      leave();
+    });
+    const { cid: guestCid, socket: socketPath, peers } = config;
+    return { ...handles, guestCid, socketPath, listener, peers, inProcess: host.handles };
   }
 
   private listenAt(path: string): Fd {

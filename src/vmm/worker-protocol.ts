@@ -5,6 +5,7 @@ import type { SerialShared } from '../devices/legacy/serial-shared.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
 import type { Fd } from '../platform/units.js';
 import type { InProcessHandles } from '../vsock/in-process/host.js';
+import type { PeerSocket } from '../vsock/sibling.js';
 import type { CpuidEntry } from './kvm/system.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 
@@ -52,6 +53,7 @@ export interface VsockHandles extends MmioDeviceHandles {
   readonly listener: Fd | undefined;
   /** `inProcess.port` is transferred with the message. */
   readonly inProcess: InProcessHandles;
+  readonly peers: readonly PeerSocket[] | undefined;
 }
 
 /** The one message an I/O worker gets. */

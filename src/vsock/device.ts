@@ -4,7 +4,7 @@
 // before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
 // busy driver never notifies, and handlers of descriptors only note what became ready.
 //
-// Left out: SOCK_SEQPACKET, sibling guests, the event queue (nothing here resets the transport).
+// Left out: SOCK_SEQPACKET, the event queue (nothing here resets the transport).
 
 import {
   featureWords,
@@ -36,7 +36,7 @@ export interface VsockDeviceOptions {
   readonly listener?: Fd | undefined;
   /** The path prefix of guest-initiated connections: port P goes to `<socketPath>_P`. Without it they are refused. */
   readonly socketPath?: string | undefined;
-  /** Streams of this process, which take precedence over sockets. */
+  /** Streams of this process, which take precedence over sockets, and the way to other guests. */
   readonly inProcess?: StreamHub | undefined;
   readonly loop: EventLoop;
   /** Past this many connections the guest gets RST and host clients are closed. */
@@ -105,7 +105,7 @@ export class VsockDevice implements VirtioDevice, Poller {
       bufAlloc: options.bufAlloc ?? DEFAULT_BUF_ALLOC,
       counters: this.counters,
       faults: new FaultLog(warn, () => loop.now(), this.counters),
-      route: (cid) => (cid === VMADDR_CID_HOST ? backend : undefined),
+      route: (cid) => (cid === VMADDR_CID_HOST ? backend : options.inProcess?.siblingBackend(cid)),
     });
     if (options.listener !== undefined) {
       this.listener = new HostListener(options.listener, loop, this.muxer, maxConnections, warn);

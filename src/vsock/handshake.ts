@@ -1,4 +1,4 @@
-// The line with which a host client asks for a guest port: `CONNECT <port>\n`. Parsing only.
+// The line with which a host client asks for a guest port, `CONNECT <port>\n`, and the answer, `OK <port>\n`. Parsing only.
 //
 // The dialect is Firecracker's, which Cloud Hypervisor speaks too: upper case, one space, decimal digits, a line feed.
 
@@ -44,4 +44,27 @@ export function parseHandshake(
     if (port > MAX_PORT) return HANDSHAKE_INVALID;
   }
   return end === HANDSHAKE_LIMIT ? HANDSHAKE_INVALID : HANDSHAKE_PARTIAL;
+}
+
+const ANSWER_PREFIX = 'OK ';
+
+/** Enough for any answer: `OK ` and what a monitor calls its port. */
+export const ANSWER_LIMIT = 32;
+
+/** Looks at the first `count` bytes that a monitor answered: the length of the line, its line feed included. */
+export function parseAnswer(
+  bytes: Uint8Array,
+  count: number,
+): number | typeof HANDSHAKE_PARTIAL | typeof HANDSHAKE_INVALID {
+  const end = Math.min(count, ANSWER_LIMIT);
+  for (let index = 0; index < end; index++) {
+    const byte = bytes[index];
+    if (index < ANSWER_PREFIX.length) {
+      if (byte !== ANSWER_PREFIX.charCodeAt(index)) return HANDSHAKE_INVALID;
+      continue;
+    }
+    if (byte === LINE_FEED) return index === ANSWER_PREFIX.length ? HANDSHAKE_INVALID : index + 1;
+    if (byte < DIGIT_0 || byte > DIGIT_9) return HANDSHAKE_INVALID;
+  }
+  return end === ANSWER_LIMIT ? HANDSHAKE_INVALID : HANDSHAKE_PARTIAL;
 }

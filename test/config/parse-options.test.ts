@@ -164,7 +164,7 @@ describe('what is refused', () => {
   });
 
   test('an unknown key, with the nearest', () => {
-    expectRefusal({ vsock: 'cid=3,sokcet=/tmp/a' }, 'UNKNOWN_KEY', 'Did you mean socket? There are cid, socket.');
+    expectRefusal({ vsock: 'cid=3,sokcet=/tmp/a' }, 'UNKNOWN_KEY', 'Did you mean socket? There are cid, socket, peer.');
     expectRefusal({ memory: '128M' }, 'UNKNOWN_KEY', 'Did you mean size=128M?');
     expectRefusal({ memory: 'constructor=1' }, 'UNKNOWN_KEY', 'There is only size.');
   });

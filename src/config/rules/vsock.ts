@@ -1,7 +1,9 @@
 // Rules for the vsock device: which context ids a guest can have (virtio 1.2, 5.10.4), and that the socket's path
-// leaves room for the port suffix of guest-initiated connections.
+// leaves room for the port suffix of guest-initiated connections. Peers are other guests: each has a CID of its own. Their
+// sockets need not exist yet, since a guest may start before its sibling.
 
-import type { VsockConfig } from '../vm-config.js';
+import type { VsockConfig, VsockPeerConfig } from '../vm-config.js';
+import { showValue } from '../config-error.js';
 import { checkCreatable } from './files.js';
 import type { Complain } from './rule.js';
 
@@ -24,20 +26,64 @@ const RESERVED_CIDS: ReadonlyMap<number, string> = new Map([
 ]);
 
 export function checkVsock(vsock: VsockConfig, complain: Complain): void {
-  checkCid(vsock.cid, complain);
+  checkCid('vsock.cid', vsock.cid, complain);
   if (vsock.socket !== undefined) checkSocketPath(vsock.socket, complain);
+  checkPeers(vsock.peers ?? [], vsock.cid, complain);
 }
 
-function checkCid(cid: number, complain: Complain): void {
+function checkPeers(peers: readonly VsockPeerConfig[], ownCid: number, complain: Complain): void {
+  const field = 'vsock.peers';
+  const seen = new Set<number>();
+  for (const { cid, socket } of peers) {
+    checkCid(field, cid, complain);
+    if (cid === ownCid) {
+      const problem = `${cid} is the context id of the guest itself`;
+      complain(field, cid, { code: 'CONFLICT', problem, mend: 'Give every guest a context id of its own.' });
+    }
+    if (seen.has(cid)) {
+      const problem = `there are two peers with context id ${cid}`;
+      complain(field, cid, { code: 'DUPLICATE', problem, mend: 'Name each peer once.' });
+    }
+    seen.add(cid);
+    checkPeerSocket(field, socket, complain);
+  }
+}
+
+function checkPeerSocket(field: string, socket: string, complain: Complain): void {
+  if (socket === '') {
+    complain(field, socket, {
+      code: 'MISSING_VALUE',
+      problem: 'the path of a peer is empty',
+      mend: 'Name its socket.',
+    });
+  }
+  if (socket.includes('\0')) {
+    complain(field, socket, {
+      code: 'UNUSABLE_FILE',
+      problem: `${showValue(socket)} holds a NUL byte, which no path can`,
+      mend: 'Take it out.',
+    });
+  }
+  const length = Buffer.byteLength(socket);
+  if (length >= SUN_PATH_SIZE) {
+    complain(field, socket, {
+      code: 'TOO_LONG',
+      problem: `the path of a peer has ${length} bytes, which do not fit a Unix socket address`,
+      mend: `Use a path of at most ${SUN_PATH_SIZE - 1} bytes.`,
+    });
+  }
+}
+
+function checkCid(field: string, cid: number, complain: Complain): void {
   const mend = `Use ${MIN_GUEST_CID} to ${MAX_GUEST_CID}.`;
   const reserved = RESERVED_CIDS.get(cid);
-  if (reserved !== undefined) complain('vsock.cid', cid, { code: 'RESERVED', problem: reserved, mend });
+  if (reserved !== undefined) complain(field, cid, { code: 'RESERVED', problem: reserved, mend });
   if (!Number.isInteger(cid)) {
-    complain('vsock.cid', cid, { code: 'WRONG_TYPE', problem: `${cid} is not a whole number`, mend });
+    complain(field, cid, { code: 'WRONG_TYPE', problem: `${cid} is not a whole number`, mend });
   }
-  if (cid < 0) complain('vsock.cid', cid, { code: 'OUT_OF_RANGE', problem: `${cid} is negative`, mend });
+  if (cid < 0) complain(field, cid, { code: 'OUT_OF_RANGE', problem: `${cid} is negative`, mend });
   if (cid > MAX_GUEST_CID) {
-    complain('vsock.cid', cid, {
+    complain(field, cid, {
       code: 'OUT_OF_RANGE',
       problem: `${cid} is too large: a context id here has 32 bits`,
       mend,

@@ -3,13 +3,21 @@
 // Runs in the main thread, which allocates: a slot and a block of shared memory per stream, given back when both sides
 // are done with it. Streams are found by slot when the bell rings.
 
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { createEventFd, drainEventFd } from '../../platform/eventfd.js';
 import { FdWatcher } from '../../platform/fd-watcher.js';
 import { close } from '../../platform/libc.js';
+import type { Fd } from '../../platform/units.js';
 import { BELL_SLOTS, BellAnswerer, BellRinger, createBellMemory } from './bell.js';
 import { VsockError, type VsockErrorCode } from './errors.js';
-import { CONTROL_SLOT, KEPT_SLOTS, type HostMessage, type InProcessShared, type WorkerMessage } from './messages.js';
+import {
+  CONTROL_SLOT,
+  KEPT_SLOTS,
+  type HostMessage,
+  type InProcessShared,
+  type PeerAddress,
+  type WorkerMessage,
+} from './messages.js';
 import { VsockServer } from './server.js';
 import {
   GONE_DRIVER_NOT_READY,
@@ -47,6 +55,7 @@ export interface InProcessHandles extends InProcessShared {
 }
 
 export class VsockHost implements StreamOwner {
+  readonly cid: number;
   readonly handles: InProcessHandles;
   readonly bell: BellRinger;
   private readonly answerer: BellAnswerer;
@@ -58,10 +67,15 @@ export class VsockHost implements StreamOwner {
   private readonly freeSlots: number[] = [];
   private nextSlot = CONTROL_SLOT + 1;
   private readonly servers = new Map<number, VsockServer>();
+  /** Other guests in this process, by CID. */
+  private readonly siblings = new Map<number, VsockHost>();
+  /** Descriptors on their way to the worker. */
+  private readonly handedOver = new Set<Fd>();
   private state: 'created' | 'running' | 'ending' | 'closed' = 'created';
 
-  /** Throws SysError. */
-  constructor() {
+  /** For the guest with `cid`. Throws SysError. */
+  constructor(cid: number) {
+    this.cid = cid;
     const { port1, port2 } = new MessageChannel();
     const shared = {
       toWorker: createBellMemory(),
@@ -128,6 +142,21 @@ export class VsockHost implements StreamOwner {
     return server;
   }
 
+  // ---- Other guests in this process
+
+  /** From now on connections of this guest to `other`'s CID go straight to it. */
+  addSibling(other: VsockHost): void {
+    if (this.state === 'closed' || this.siblings.get(other.cid) === other) return;
+    this.siblings.set(other.cid, other);
+    this.tell({ op: 'sibling', cid: other.cid, direct: true });
+  }
+
+  removeSibling(other: VsockHost): void {
+    if (this.siblings.get(other.cid) !== other) return;
+    this.siblings.delete(other.cid);
+    if (this.state !== 'closed') this.tell({ op: 'sibling', cid: other.cid, direct: false });
+  }
+
   // ---- For the VM
 
   /** The guest is about to run. */
@@ -145,7 +174,9 @@ export class VsockHost implements StreamOwner {
     if (this.state === 'closed') return;
     this.state = 'closed';
     this.watcher.close();
+    this.takeLastMessages();
     this.port.close();
+    for (const fd of this.handedOver) close(fd);
     for (const user of [...this.users]) user?.vmEnded();
     for (const server of [...this.servers.values()]) server.close();
     this.bell.silence();
@@ -198,7 +229,42 @@ export class VsockHost implements StreamOwner {
   }
 
   private take(message: WorkerMessage): void {
-    const { token, port, guestPort } = message;
+    switch (message.op) {
+      case 'incoming':
+        this.takeIncoming(message.token, message.port, message.guestPort);
+        return;
+      case 'join':
+        this.join(message.cid, message.fd, message.port, message.guestPort);
+        return;
+      case 'adopted':
+        this.handedOver.delete(message.fd);
+        return;
+    }
+  }
+
+  /** The worker is gone, but descriptors may be in what it said last. */
+  private takeLastMessages(): void {
+    for (;;) {
+      const last = receiveMessageOnPort(this.port) as { message: WorkerMessage } | undefined;
+      if (last === undefined) return;
+      if (last.message.op === 'join') close(last.message.fd);
+      if (last.message.op === 'adopted') this.handedOver.delete(last.message.fd);
+    }
+  }
+
+  /** The guest calls a sibling: hands the sibling's end on. Closing it is a refusal. */
+  private join(cid: number, fd: Fd, port: number, guestPort: number): void {
+    const sibling = this.siblings.get(cid);
+    if (sibling?.state === 'running') sibling.adopt(fd, port, { cid: this.cid, port: guestPort });
+    else close(fd);
+  }
+
+  private adopt(fd: Fd, port: number, from: PeerAddress): void {
+    this.handedOver.add(fd);
+    this.tell({ op: 'adopt', fd, port, from });
+  }
+
+  private takeIncoming(token: number, port: number, guestPort: number): void {
     const server = this.servers.get(port);
     if (this.state !== 'running' || server === undefined || server.listenerCount('connection') === 0) {
       this.tell({ op: 'refuse', token });

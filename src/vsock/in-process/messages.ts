@@ -38,12 +38,22 @@ export type HostMessage =
       readonly memory: SharedArrayBuffer | undefined;
     }
   | { readonly op: 'refuse'; readonly token: number }
-  | { readonly op: 'listen' | 'unlisten'; readonly port: number };
+  | { readonly op: 'listen' | 'unlisten'; readonly port: number }
+  /** The guest with `cid` is, or is no longer, in this process: connections to it go there by `join`. */
+  | { readonly op: 'sibling'; readonly cid: number; readonly direct: boolean }
+  /** Ask the guest for a connection to `port` on behalf of a sibling, which speaks at `fd` (now the worker's). */
+  | { readonly op: 'adopt'; readonly fd: Fd; readonly port: number; readonly from: PeerAddress };
 
-/** The guest asks for a connection to a port that is listened at. */
-export interface WorkerMessage {
-  readonly op: 'incoming';
-  readonly token: number;
+/** Who begins a connection that is not the host's. */
+export interface PeerAddress {
+  readonly cid: number;
   readonly port: number;
-  readonly guestPort: number;
 }
+
+export type WorkerMessage =
+  /** The guest asks for a connection to a port that is listened at. */
+  | { readonly op: 'incoming'; readonly token: number; readonly port: number; readonly guestPort: number }
+  /** The guest asks for a connection to a sibling in this process, whose end of it is `fd` (now the main thread's). */
+  | { readonly op: 'join'; readonly cid: number; readonly port: number; readonly guestPort: number; readonly fd: Fd }
+  /** The worker has taken over the descriptor of an `adopt`. */
+  | { readonly op: 'adopted'; readonly fd: Fd };

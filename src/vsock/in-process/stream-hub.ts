@@ -7,8 +7,17 @@ import { EPOLLET, EPOLLIN } from '../../platform/epoll.js';
 import type { EventLoop, Poller, Timer, TimerTask } from '../../platform/event-loop.js';
 import type { Fd } from '../../platform/units.js';
 import type { Backend, ConnectOutcome, PendingConnect, StreamEndpoint } from '../endpoint.js';
+import { SiblingBackend, type PeerSocket } from '../sibling.js';
+import { UnixEndpoint } from '../unix-endpoint.js';
 import { BELL_SLOTS, BellAnswerer, BellRinger } from './bell.js';
-import { CONTROL_SLOT, KEPT_SLOTS, type HostMessage, type InProcessShared, type WorkerMessage } from './messages.js';
+import {
+  CONTROL_SLOT,
+  KEPT_SLOTS,
+  type HostMessage,
+  type InProcessShared,
+  type PeerAddress,
+  type WorkerMessage,
+} from './messages.js';
 import { RingEndpoint, type EndpointHub } from './ring-endpoint.js';
 import {
   GONE_DRIVER_NOT_READY,
@@ -30,7 +39,7 @@ const ACCEPT_TIMEOUT_MS = 1800;
 export interface GuestConnector {
   /** Whether the driver is there. */
   readonly active: boolean;
-  connectToGuest(guestPort: number, endpoint: StreamEndpoint): boolean;
+  connectToGuest(guestPort: number, endpoint: StreamEndpoint, from?: PeerAddress): boolean;
 }
 
 export interface StreamHubOptions {
@@ -39,6 +48,8 @@ export interface StreamHubOptions {
   /** Takes the next message of the main thread, if there is one. */
   readonly receive: () => HostMessage | undefined;
   readonly send: (message: WorkerMessage) => void;
+  /** Guests that are reached through their monitors' sockets. */
+  readonly peers?: readonly PeerSocket[] | undefined;
 }
 
 export class StreamHub implements Poller, Backend, EndpointHub {
@@ -56,6 +67,8 @@ export class StreamHub implements Poller, Backend, EndpointHub {
   private readonly waiting = new Map<number, number>();
   private readonly incoming = new Map<number, IncomingConnect>();
   private nextToken = 0;
+  /** By CID. */
+  private readonly siblings = new Map<number, SiblingBackend>();
   private connector: GuestConnector | undefined;
 
   constructor(options: StreamHubOptions) {
@@ -66,6 +79,7 @@ export class StreamHub implements Poller, Backend, EndpointHub {
     this.wakeEvent = shared.workerEvent;
     this.receive = options.receive;
     this.send = options.send;
+    for (const { cid, socket } of options.peers ?? []) this.sibling(cid).socket = socket;
     loop.watch(this.wakeEvent, (EPOLLIN | EPOLLET) >>> 0, { ready: () => undefined });
     loop.addPoller(this);
   }
@@ -111,6 +125,12 @@ export class StreamHub implements Poller, Backend, EndpointHub {
     // A server that was opened before the guest was made to connect is known, even when its message was not read yet.
     if (this.answerer.rung) this.takeMessages();
     return this.ports.has(port);
+  }
+
+  /** Who answers for another guest, if anybody does. */
+  siblingBackend(cid: number): Backend | undefined {
+    if (this.answerer.rung) this.takeMessages();
+    return this.siblings.get(cid);
   }
 
   connect(port: number, outcome: ConnectOutcome, guestPort: number): PendingConnect {
@@ -165,7 +185,31 @@ export class StreamHub implements Poller, Backend, EndpointHub {
       case 'unlisten':
         this.ports.delete(message.port);
         return;
+      case 'sibling':
+        this.sibling(message.cid).direct = message.direct;
+        return;
+      case 'adopt':
+        this.adopt(message.fd, message.port, message.from);
+        return;
     }
+  }
+
+  private sibling(cid: number): SiblingBackend {
+    let backend = this.siblings.get(cid);
+    if (backend === undefined) {
+      backend = new SiblingBackend(this.loop, (fd, port, guestPort) =>
+        this.send({ op: 'join', cid, port, guestPort, fd }),
+      );
+      this.siblings.set(cid, backend);
+    }
+    return backend;
+  }
+
+  private adopt(fd: Fd, port: number, from: PeerAddress): void {
+    this.send({ op: 'adopted', fd });
+    const endpoint = new UnixEndpoint(fd, this.loop);
+    // The sibling hears `OK`, or finds its end closed: the same answers as from a monitor's socket.
+    if (this.connector?.connectToGuest(port, endpoint, from) !== true) endpoint.close();
   }
 
   private request(slot: number, port: number): void {
