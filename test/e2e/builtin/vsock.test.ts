@@ -111,7 +111,8 @@ describeKvm('vsock with the built-in guest', () => {
         if (text.length >= 8) break;
       }
       expect(text).toBe('one\ntwo\n');
-      await console.waitFor(/connected[^]*one[^]*two/);
+      // The end of the loop has closed the connection: the guest is back at its prompt.
+      await console.waitFor(/connected[^]*one[^]*two[^]*\n> $/);
     } finally {
       server.close();
     }
