@@ -24,6 +24,7 @@ import {
 } from './vsock-programs.js';
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { buildReference, compared, median, sleep, type Bench, type Figure } from './harness.js';
 
 const ROUNDS = 5;
@@ -35,6 +36,9 @@ const CONNECT_SECONDS = 0.4;
 const CONNECTIONS = [1, 10, 100, 1000];
 const CONNECTS_AT_ONCE = 64;
 const IDLE_CONNECTIONS = 5000;
+const STREAM_PROGRAM = fileURLToPath(new URL('vsock-stream.js', import.meta.url));
+const STREAM_SECONDS = 0.4;
+const STREAM_TIMEOUT_MS = 60_000;
 const GIB = 2 ** 30;
 /** Between the end of a load and a look at what is left of it. */
 const SETTLE_MS = 300;
@@ -80,6 +84,7 @@ export const vsock: Bench = {
         ...(await measureLatency(servers, exitCosts)),
         ...(await measureScale(servers)),
         ...(await measureConnects(servers)),
+        ...measureStreams(join(work, 'streams')),
         ...(await measureIdle(servers, await own(startMonitor(client, join(work, 'idle'))))),
       ];
     } finally {
@@ -212,6 +217,18 @@ async function measureConnects({ client, monitor, batched }: Servers): Promise<F
     figures.push(compared(`connections set up, ${atOnce} at a time`, 'per s', median(ours), median(theirs)));
   }
   return figures;
+}
+
+/** `vm.vsock.connect` against node:net on the Unix socket, by the same code in the process that runs the VM. */
+function measureStreams(socket: string): Figure[] {
+  const args = [STREAM_PROGRAM, socket, String(STREAM_SECONDS), String(SCALE_ROUNDS)];
+  const text = execFileSync(process.execPath, args, { encoding: 'utf8', timeout: STREAM_TIMEOUT_MS });
+  const [write, socketWrite, read, socketRead, ping, socketPing] = text.trim().split(' ').map(Number);
+  return [
+    compared('Node stream to guest, in-process against socket', 'GiB/s', write / GIB, socketWrite / GIB),
+    compared('Node stream from guest, in-process against socket', 'GiB/s', read / GIB, socketRead / GIB),
+    compared('Node stream 1-byte round trip, in-process against socket', 'us', ping, socketPing),
+  ];
 }
 
 /** `monitor` is a fresh one: a heap that a load has left behind has room for connections. */
