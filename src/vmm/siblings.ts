@@ -4,6 +4,7 @@
 // This is the one thing that VMs of a process share: without it a guest would reach its neighbour through a socket in the
 // file system and be seen as the host.
 
+import { resolve } from 'node:path';
 import type { VsockConfig } from '../config/vm-config.js';
 import type { VsockHost } from '../vsock/in-process/host.js';
 
@@ -30,5 +31,7 @@ export function registerSibling(host: VsockHost, config: VsockConfig): () => voi
 
 /** Whether `config` lists the VM that `other` configures. */
 function names(config: VsockConfig, other: VsockConfig): boolean {
-  return (config.peers ?? []).some(({ cid, socket }) => cid === other.cid && socket === other.socket);
+  const { cid, socket } = other;
+  if (socket === undefined) return false;
+  return (config.peers ?? []).some((peer) => peer.cid === cid && resolve(peer.socket) === resolve(socket));
 }

@@ -104,6 +104,15 @@ describe('what is accepted', () => {
     expect(parse({ vsock: `socket=${quote(socket)},cid=4294967294` }).vsock).toEqual({ cid: 4294967294, socket });
   });
 
+  test('a peer, and several in brackets', () => {
+    const peers = (text: string): unknown => parse({ vsock: `cid=3,socket=${folder}/s,peer=${text}` }).vsock?.peers;
+    expect(peers('4:/tmp/b:c')).toEqual([{ cid: 4, socket: '/tmp/b:c' }]);
+    expect(peers('[4:/tmp/b,"5:/tmp/c,d"]')).toEqual([
+      { cid: 4, socket: '/tmp/b' },
+      { cid: 5, socket: '/tmp/c,d' },
+    ]);
+  });
+
   test('a socket path that just fits with its longest suffix', () => {
     const socket = `${folder}/`.padEnd(MAX_SOCKET_PATH_BYTES, 's');
     expect(`${socket}_4294967295\0`).toHaveLength(108);
@@ -153,6 +162,19 @@ describe('what is refused', () => {
     expectRefusal({ vsock: 'socket=/tmp/s' }, 'MISSING_KEY', '--vsock cid: missing. Write --vsock cid=N,socket=PATH.');
     expectRefusal({ vsock: 'cid=3' }, 'MISSING_KEY', '--vsock socket: missing');
     expectRefusal({ vsock: '' }, 'MISSING_KEY', '--vsock cid: missing');
+  });
+
+  test('peers that cannot be', () => {
+    const refuse = (peer: string, code: ConfigErrorCode, text: string): void => {
+      expectRefusal({ vsock: `cid=3,socket=/tmp/a,peer=${peer}` }, code, text);
+    };
+    refuse('/tmp/b', 'WRONG_TYPE', '--vsock peer: "/tmp/b" is not a context id and a path with a colon between them');
+    refuse('4:', 'WRONG_TYPE', 'Write it like 4:/tmp/b.vsock');
+    refuse('3:/tmp/b', 'CONFLICT', '--vsock peer: 3 is the context id of the guest itself');
+    refuse('2:/tmp/b', 'RESERVED', '--vsock peer: 2 is the host itself');
+    refuse('[4:/tmp/b,4:/tmp/c]', 'DUPLICATE', '--vsock peer: there are two peers with context id 4');
+    refuse(`4:/tmp/${'b'.repeat(103)}`, 'TOO_LONG', 'the path of a peer has 108 bytes');
+    refuse('99999999999:/tmp/b', 'OUT_OF_RANGE', 'is too large');
   });
 
   test('two vsock devices', () => {
