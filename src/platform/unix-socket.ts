@@ -118,6 +118,28 @@ export function setSendBuffer(fd: Fd, bytes: number): void {
   check(libc.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, optionValue.address, 4), 'setsockopt SO_SNDBUF');
 }
 
+/** The SO_SNDBUF that a socket has after `bytes` were asked for. Throws SysError. */
+export function sendBufferGranted(type: SocketType, bytes: number): number {
+  const fd = openSocket(type);
+  try {
+    setSendBuffer(fd, bytes);
+    optionValue.setU32(4, 4);
+    check(libc.getsockopt(fd, SOL_SOCKET, SO_SNDBUF, optionValue.address, optionValue.address + 4), 'getsockopt');
+    return optionValue.view.getInt32(0, true);
+  } finally {
+    close(fd);
+  }
+}
+
+const FIONREAD = 0x541b;
+
+/** Bytes that wait to be read. Throws SysError. */
+export function bytesWaiting(fd: Fd): number {
+  optionValue.setU32(0, 0);
+  check(libc.ioctl(fd, FIONREAD, optionValue.address), 'ioctl FIONREAD');
+  return optionValue.view.getInt32(0, true);
+}
+
 /** Takes the pending error of a socket: its errno, 0 for none. Throws SysError. */
 export function takeSocketError(fd: Fd): number {
   optionValue.setU32(0, 0);

@@ -4,7 +4,7 @@ import { lstatSync, unlinkSync, type Stats } from 'node:fs';
 import { dirname } from 'node:path';
 import { SysError } from '../platform/errno.js';
 import { check, close, libc, O_RDONLY, open } from '../platform/libc.js';
-import { listenUnix, probeUnixSocket, SOCK_STREAM } from '../platform/unix-socket.js';
+import { listenUnix, probeUnixSocket, SOCK_STREAM, type SocketType } from '../platform/unix-socket.js';
 import type { Fd } from '../platform/units.js';
 import { VmError } from './errors.js';
 
@@ -26,12 +26,12 @@ export class HostSocket {
    * Listens at `path`, replacing the socket file that a killed process left. Throws VmError SOCKET_IN_USE when a live
    * process listens there, HOST_PATH when the path cannot be used.
    */
-  constructor(option: string, path: string) {
+  constructor(option: string, path: string, type: SocketType = SOCK_STREAM) {
     this.path = path;
     try {
       this.fd = withDirectoryLocked(path, () => {
-        clearTheWay(option, path);
-        return listenUnix(path, SOCK_STREAM, BACKLOG);
+        clearTheWay(option, path, type);
+        return listenUnix(path, type, BACKLOG);
       });
     } catch (error) {
       if (!(error instanceof SysError)) throw error;
@@ -66,7 +66,7 @@ function withDirectoryLocked<T>(path: string, action: () => T): T {
   }
 }
 
-function clearTheWay(option: string, path: string): void {
+function clearTheWay(option: string, path: string, type: SocketType): void {
   const present = statIfPresent(path);
   if (present === undefined) return;
   if (!present.isSocket()) {
@@ -76,7 +76,7 @@ function clearTheWay(option: string, path: string): void {
       'name another path, or remove it if you do not need it',
     );
   }
-  if (probeUnixSocket(path, SOCK_STREAM) === 'live') {
+  if (probeUnixSocket(path, type) === 'live') {
     throw new VmError(
       'SOCKET_IN_USE',
       `${option}: a running process listens at ${path}`,

@@ -18,9 +18,9 @@ function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
   const log = (level: LogLevel, message: string): void => {
     send({ type: 'log', level, component: 'vsock', message });
   };
-  const { guestCid, listener, socketPath } = start.vsock;
+  const { guestCid, listener, seqpacketListener, socketPath } = start.vsock;
   const inProcess = openStreamHub(start.vsock, loop);
-  const device = new VsockDevice({ guestCid, listener, socketPath, inProcess, loop, log });
+  const device = new VsockDevice({ guestCid, listener, seqpacketListener, socketPath, inProcess, loop, log });
   const backend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
   try {
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });

@@ -16,6 +16,7 @@ import { createMmioPage, MMIO_DEVICE_SIZE, REG_QUEUE_NOTIFY, type MmioDeviceIden
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
 import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
+import { SOCK_SEQPACKET, SOCK_STREAM, type SocketType } from '../platform/unix-socket.js';
 import { formatBytes, type Fd } from '../platform/units.js';
 import { vsockIdentity } from '../vsock/device.js';
 import { VsockError } from '../vsock/in-process/errors.js';
@@ -306,7 +307,11 @@ export class Vm {
   }
 
   private buildVsock(vm: KvmVm, slots: VirtioSlot[], config: NonNullable<VmConfig['vsock']>): VsockHandles {
-    const listener = config.socket === undefined ? undefined : this.listenAt(config.socket);
+    const { socket } = config;
+    const listener = socket === undefined ? undefined : this.listenAt(socket, SOCK_STREAM);
+    // A socket has one type for good, so SEQPACKET clients need one of their own.
+    const seqpacketPath = `${socket}.seqpacket`;
+    const seqpacketListener = socket === undefined ? undefined : this.listenAt(seqpacketPath, SOCK_SEQPACKET);
     const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
     const host = this.resources.own(new VsockHost(config.cid), (streams) => {
       streams.close();
@@ -315,12 +320,13 @@ export class Vm {
     this.resources.own(registerSibling(host, config), (leave) => {
       leave();
     });
-    const { cid: guestCid, socket: socketPath, peers } = config;
-    return { ...handles, guestCid, socketPath, listener, peers, inProcess: host.handles };
+    const { cid: guestCid, peers } = config;
+    const sockets = { socketPath: socket, listener, seqpacketListener };
+    return { ...handles, ...sockets, guestCid, peers, inProcess: host.handles };
   }
 
-  private listenAt(path: string): Fd {
-    const socket = this.resources.own(new HostSocket('--vsock', path), (host) => {
+  private listenAt(path: string, type: SocketType): Fd {
+    const socket = this.resources.own(new HostSocket('--vsock', path, type), (host) => {
       host.close();
     });
     return socket.fd;

@@ -51,6 +51,7 @@ export interface VsockHandles extends MmioDeviceHandles {
   readonly guestCid: number;
   readonly socketPath: string | undefined;
   readonly listener: Fd | undefined;
+  readonly seqpacketListener: Fd | undefined;
   /** `inProcess.port` is transferred with the message. */
   readonly inProcess: InProcessHandles;
   readonly peers: readonly PeerSocket[] | undefined;

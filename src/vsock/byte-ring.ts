@@ -35,11 +35,38 @@ export class ByteRing {
     this.used += length;
   }
 
-  /** Adds the content, in order, as one or two entries of `iov`. */
-  describe(iov: IovecArray): void {
-    const first = Math.min(this.used, this.capacity - this.start);
+  /** Adds the first `length` bytes of the content, all of it by default, as one or two entries of `iov`. */
+  describe(iov: IovecArray, length = this.used): void {
+    const first = Math.min(length, this.capacity - this.start);
     iov.add(this.memory.address + this.start, first);
-    if (first < this.used) iov.add(this.memory.address, this.used - first);
+    if (first < length) iov.add(this.memory.address, length - first);
+  }
+
+  /** Adds all of an empty ring as one entry of `iov`, to be read into; `filled` says how much that was. */
+  describeEmpty(iov: IovecArray): void {
+    iov.add(this.memory.address, this.capacity);
+  }
+
+  /** The first `length` bytes of a ring that was empty have been read into. */
+  filled(length: number): void {
+    this.used = length;
+  }
+
+  /** Moves as much as fits into entries [first, first + count) of `target`; returns how much that was. */
+  moveTo(target: IovecArray, first: number, count: number): number {
+    let moved = 0;
+    for (let entry = first; entry < first + count && this.used > 0; entry++) {
+      let address = target.addressAt(entry);
+      for (let room = target.lengthAt(entry); room > 0 && this.used > 0;) {
+        const length = Math.min(room, this.used, this.capacity - this.start);
+        libc.memcpy(address, this.memory.address + this.start, length);
+        this.drop(length);
+        address += length;
+        room -= length;
+        moved += length;
+      }
+    }
+    return moved;
   }
 
   /** Drops the first `length` bytes. */
@@ -48,11 +75,16 @@ export class ByteRing {
     this.used -= length;
     if (this.used === 0) this.start = 0;
   }
+
+  /** Drops the last `length` bytes. */
+  dropLast(length: number): void {
+    this.used -= length;
+  }
 }
 
 /** Rings of one capacity, made when needed. */
 export class RingPool {
-  private readonly capacity: number;
+  readonly capacity: number;
   private readonly free: ByteRing[] = [];
 
   constructor(capacity: number) {

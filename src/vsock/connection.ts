@@ -99,6 +99,8 @@ export interface ConnectionContext {
   queueReady(connection: Connection): void;
   /** Sends RST for the connection, which need not exist any more by then. */
   queueReset(connection: Connection): void;
+  /** The host or the guest sent a message that no buffer may hold: `bytes`, or more. The connection is aborted. */
+  messageTooLong(connection: Connection, bytes: number): void;
   /** The tuple is free again; the object may live on to drain. */
   release(connection: Connection): void;
   /** The object is at its end. */
@@ -140,19 +142,19 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   txHead = NO_SEGMENT;
   txTail = NO_SEGMENT;
 
-  private readonly context: ConnectionContext;
+  protected readonly context: ConnectionContext;
   private endpointOrNone: StreamEndpoint | undefined;
   private pendingConnect: PendingConnect | undefined;
   /** By state: until the guest must have answered REQUEST or SHUTDOWN, or is asked for credit again. */
   private timer: Timer | undefined;
   private creditRetryMs = CREDIT_RETRY_MS;
-  private ring: ByteRing | undefined;
+  protected ring: ByteRing | undefined;
   /** Nothing more goes to the host. */
-  private txDone = false;
+  protected txDone = false;
   /** The host end is gone: what it sent may still be read, what it is sent is lost. */
   private hostGone = false;
   /** What each side has said it will not do any more: SHUTDOWN flags. */
-  private guestShutdown = 0;
+  protected guestShutdown = 0;
   private hostShutdown = 0;
   private released = false;
 
@@ -229,7 +231,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   updateCredit(header: PacketHeader): void {
     this.sendCredit.update(header.bufAlloc, header.fwdCnt);
     if (!this.creditStalled) return;
-    if (this.sendCredit.sendable) {
+    if (this.sendable) {
       this.creditStalled = false;
       this.cancelTimer();
       this.creditRetryMs = CREDIT_RETRY_MS;
@@ -270,6 +272,11 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
       this.context.segments.copyTo(this.ring, head, taken);
     }
     this.tellCreditIfDue();
+  }
+
+  /** An RW packet carried SEQ_EOM, which means nothing on a stream. */
+  endMessage(): void {
+    // See MessageConnection.
   }
 
   /** The guest said SHUTDOWN with `flags`; its payload up to here has been flushed. */
@@ -428,6 +435,11 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
 
   // ---- Ends and means
 
+  /** Whether there is credit to go on with. */
+  protected get sendable(): boolean {
+    return this.sendCredit.sendable;
+  }
+
   /** Writes a batch's segments. Returns the bytes taken, or -1 when the host turned out to be gone. */
   private writeSegments(head: number): number {
     const { segments, writeVector, counters } = this.context;
@@ -461,18 +473,18 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.creditRetryMs = Math.min(2 * this.creditRetryMs, MAX_CREDIT_RETRY_MS);
   }
 
-  private forwarded(bytes: number): void {
+  protected forwarded(bytes: number): void {
     this.receiveCredit.forward(bytes);
     this.context.counters.add(TX_BYTES, bytes);
   }
 
-  private tellCreditIfDue(): void {
+  protected tellCreditIfDue(wholeMessages = false): void {
     if (this.state !== ESTABLISHED || (this.guestShutdown & VIRTIO_VSOCK_SHUTDOWN_SEND_MASK) !== 0) return;
-    if (this.receiveCredit.updateDue(this.sendCredit.bufAlloc)) this.control(CONTROL_CREDIT_UPDATE_MASK);
+    if (this.receiveCredit.updateDue(this.sendCredit.bufAlloc, wholeMessages)) this.control(CONTROL_CREDIT_UPDATE_MASK);
   }
 
   /** Bytes that have no taker are taken by nobody: the guest gets its credit back and is told why by SHUTDOWN(RCV). */
-  private discardBuffered(): void {
+  protected discardBuffered(): void {
     this.receiveCredit.forward(this.receiveCredit.buffered);
     this.dropRing();
     this.tellCreditIfDue();
@@ -487,7 +499,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   }
 
   /** If the guest is done sending and everything is passed on, says so to the host. */
-  private finishWriting(): void {
+  protected finishWriting(): void {
     if (this.txDone || (this.guestShutdown & VIRTIO_VSOCK_SHUTDOWN_SEND_MASK) === 0) return;
     this.txDone = true;
     this.endpoint.shutdownWrite();
@@ -509,7 +521,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   }
 
   /** The guest has said SHUTDOWN(both), and there is nothing left to do: RST is the answer it waits for. */
-  private finishWithReset(): void {
+  protected finishWithReset(): void {
     this.abort('finished');
   }
 
@@ -537,7 +549,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.endpointOrNone = undefined;
   }
 
-  private dropRing(): void {
+  protected dropRing(): void {
     if (this.ring === undefined) return;
     this.context.rings.give(this.ring);
     this.ring = undefined;

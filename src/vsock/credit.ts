@@ -27,6 +27,8 @@ export class SendCredit {
   private oldEnd = 0;
   private newPackets = 0;
   private newLargest = 1;
+  /** Where the message that is being sent begins. */
+  private messageStart = 0;
 
   /** The guest's buffer as it last said, in bytes. */
   get bufAlloc(): number {
@@ -63,6 +65,22 @@ export class SendCredit {
     if (inFlight < 0) return 0;
     if (inFlight === 0) return this.peerBufAlloc === 0 ? 0 : this.peerBufAlloc + PACKET_OVERHEAD;
     return this.peerBufAlloc - inFlight - (this.oldPackets + this.newPackets) * PACKET_OVERHEAD;
+  }
+
+  /** A message begins with the next byte (SEQPACKET). */
+  beginMessage(): void {
+    this.messageStart = this.sent;
+  }
+
+  /**
+   * How many bytes may be sent now of a message that has begun, whatever their packets cost; 0 while the guest holds
+   * anything of an earlier one. A guest takes messages whole: if the rest of one waited until packets were taken, it
+   * would wait for ever.
+   */
+  availableInMessage(): number {
+    const { inFlight } = this;
+    if (inFlight < 0 || ((this.peerForwarded - this.messageStart) | 0) < 0) return 0;
+    return this.peerBufAlloc - inFlight;
   }
 
   /** Takes over what a packet from the guest says. */
@@ -133,13 +151,14 @@ export class ReceiveCredit {
   /**
    * Whether a credit update is due: half of what the guest may have under way, as it sees it, is used up, and there
    * is a quarter of it or all we hold to give back. `peerBufAlloc` counts too, since Linux never has more under way
-   * than its own buffer is large, whatever ours is.
+   * than its own buffer is large, whatever ours is. With `wholeMessages` what we hold may be part of a message whose
+   * rest waits for just this credit: then any room is worth telling.
    */
-  updateDue(peerBufAlloc: number): boolean {
+  updateDue(peerBufAlloc: number, wholeMessages = false): boolean {
     const freed = (this.forwarded - this.told) | 0;
     if (freed === 0) return false;
     const window = peerBufAlloc > 0 && peerBufAlloc < this.bufAlloc ? peerBufAlloc : this.bufAlloc;
     const used = (this.received - this.told) | 0;
-    return used * 2 >= window && (freed * 4 >= window || this.received === this.forwarded);
+    return used * 2 >= window && (wholeMessages || freed * 4 >= window || this.received === this.forwarded);
   }
 }

@@ -4,10 +4,11 @@
 // before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
 // busy driver never notifies, and handlers of descriptors only note what became ready.
 //
-// Left out: SOCK_SEQPACKET, the event queue (nothing here resets the transport).
+// Left out: the event queue (nothing here resets the transport).
 
 import {
   featureWords,
+  hasFeature,
   VIRTIO_F_VERSION_1_BIT,
   VIRTIO_ID_VSOCK,
   VIRTIO_RING_F_EVENT_IDX_BIT,
@@ -18,15 +19,23 @@ import {
 } from '../devices/virtio/device.js';
 import type { MmioDeviceIdentity } from '../devices/virtio/mmio.js';
 import type { EventLoop, Poller } from '../platform/event-loop.js';
+import { SOCK_SEQPACKET, SOCK_STREAM } from '../platform/unix-socket.js';
 import { KIB, type Fd } from '../platform/units.js';
+import { RingPool } from './byte-ring.js';
 import { INTERRUPTS, VsockCounters } from './counters.js';
 import type { Backend } from './endpoint.js';
 import { FaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
 import type { StreamHub } from './in-process/stream-hub.js';
 import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
-import { VMADDR_CID_HOST } from './packet.js';
-import { UnixBackend } from './unix-endpoint.js';
+import {
+  VIRTIO_VSOCK_F_SEQPACKET_BIT,
+  VIRTIO_VSOCK_F_STREAM_BIT,
+  VIRTIO_VSOCK_TYPE_STREAM,
+  VMADDR_CID_HOST,
+} from './packet.js';
+import { longestMessage, SeqpacketEndpoint } from './seqpacket-endpoint.js';
+import { UnixBackend, UnixEndpoint, type EndpointFactory } from './unix-endpoint.js';
 
 export type VsockLogLevel = 'error' | 'warn' | 'info' | 'debug';
 
@@ -34,6 +43,8 @@ export interface VsockDeviceOptions {
   readonly guestCid: number;
   /** A listening, non-blocking Unix stream socket for host-initiated connections; it stays the caller's. */
   readonly listener?: Fd | undefined;
+  /** The same for SEQPACKET. */
+  readonly seqpacketListener?: Fd | undefined;
   /** The path prefix of guest-initiated connections: port P goes to `<socketPath>_P`. Without it they are refused. */
   readonly socketPath?: string | undefined;
   /** Streams of this process, which take precedence over sockets, and the way to other guests. */
@@ -70,7 +81,13 @@ export function vsockIdentity(guestCid: number): MmioDeviceIdentity {
   new DataView(config.buffer).setBigUint64(0, BigInt(guestCid), true);
   return {
     deviceId: VIRTIO_ID_VSOCK,
-    features: featureWords([VIRTIO_F_VERSION_1_BIT, VIRTIO_RING_F_INDIRECT_DESC_BIT, VIRTIO_RING_F_EVENT_IDX_BIT]),
+    features: featureWords([
+      VIRTIO_VSOCK_F_STREAM_BIT,
+      VIRTIO_VSOCK_F_SEQPACKET_BIT,
+      VIRTIO_F_VERSION_1_BIT,
+      VIRTIO_RING_F_INDIRECT_DESC_BIT,
+      VIRTIO_RING_F_EVENT_IDX_BIT,
+    ]),
     queueSizes: [RX_QUEUE_SIZE, TX_QUEUE_SIZE, EVENT_QUEUE_SIZE],
     config,
   };
@@ -80,7 +97,7 @@ export class VsockDevice implements VirtioDevice, Poller {
   readonly counters = new VsockCounters();
   private readonly loop: EventLoop;
   private readonly muxer: Muxer;
-  private readonly listener: HostListener | undefined;
+  private readonly listeners: readonly HostListener[];
   private readonly inProcess: StreamHub | undefined;
   private readonly log: (level: VsockLogLevel, message: string) => void;
   /** Only while a driver is there. */
@@ -97,19 +114,27 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.loop = loop;
     this.log = log;
     this.inProcess = options.inProcess;
-    const backend = hostBackend(options);
+    const bufAlloc = options.bufAlloc ?? DEFAULT_BUF_ALLOC;
+    const open = endpointFactory(loop, new RingPool(bufAlloc));
+    const backend = hostBackend(options, open);
     this.muxer = new Muxer({
       guestCid,
       loop,
       maxConnections,
-      bufAlloc: options.bufAlloc ?? DEFAULT_BUF_ALLOC,
+      bufAlloc,
+      messageBufAlloc: longestMessage(bufAlloc),
       counters: this.counters,
       faults: new FaultLog(warn, () => loop.now(), this.counters),
       route: (cid) => (cid === VMADDR_CID_HOST ? backend : options.inProcess?.siblingBackend(cid)),
     });
-    if (options.listener !== undefined) {
-      this.listener = new HostListener(options.listener, loop, this.muxer, maxConnections, warn);
-    }
+    const accepting = { open, loop, muxer: this.muxer, maxClients: maxConnections, warn };
+    const sockets = [
+      { fd: options.listener, type: SOCK_STREAM },
+      { fd: options.seqpacketListener, type: SOCK_SEQPACKET },
+    ] as const;
+    this.listeners = sockets.flatMap(({ fd, type }) =>
+      fd === undefined ? [] : [new HostListener({ ...accepting, fd, type })],
+    );
     this.inProcess?.bind(this.muxer);
     loop.addPoller(this);
   }
@@ -129,13 +154,14 @@ export class VsockDevice implements VirtioDevice, Poller {
     }
     this.interrupt = activation.interrupt;
     this.armed = true;
-    this.muxer.activate(activation.memory, rx, tx);
+    const seqpacket = hasFeature(activation.features, VIRTIO_VSOCK_F_SEQPACKET_BIT);
+    this.muxer.activate(activation.memory, rx, tx, seqpacket);
     this.inProcess?.driverReady();
   }
 
   reset(): void {
     this.interrupt = undefined;
-    this.listener?.dropHandshakes();
+    for (const listener of this.listeners) listener.dropHandshakes();
     this.muxer.deactivate();
   }
 
@@ -169,7 +195,7 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.log('debug', `counted: ${this.counters.describe()}`);
     this.reset();
     this.loop.removePoller(this);
-    this.listener?.close();
+    for (const listener of this.listeners) listener.close();
   }
 
   /** The driver has broken a ring: nothing can be said to it any more. */
@@ -182,14 +208,22 @@ export class VsockDevice implements VirtioDevice, Poller {
 }
 
 /** Connections to the host: to whoever listens in this process, else to the Unix socket for the port. */
-function hostBackend({ inProcess, socketPath, loop }: VsockDeviceOptions): Backend {
-  const sockets = socketPath === undefined ? undefined : new UnixBackend(socketPath, loop);
+function hostBackend({ inProcess, socketPath, loop }: VsockDeviceOptions, open: EndpointFactory): Backend {
+  const sockets = socketPath === undefined ? undefined : new UnixBackend(socketPath, loop, open);
   return {
-    connect: (port, outcome, guestPort) => {
-      const backend = inProcess?.listensAt(port) === true ? inProcess : sockets;
-      if (backend !== undefined) return backend.connect(port, outcome, guestPort);
+    carriesMessages: true,
+    connect: (port, outcome, guestPort, type) => {
+      // Those in this process are Node streams, which have no message boundaries.
+      const here = type === VIRTIO_VSOCK_TYPE_STREAM && inProcess?.listensAt(port) === true;
+      const backend: Backend | undefined = here ? inProcess : sockets;
+      if (backend !== undefined) return backend.connect(port, outcome, guestPort, type);
       outcome.refused();
       return undefined;
     },
   };
+}
+
+/** Sockets of either type; messages that find too little room among the guest's buffers wait in `rings`. */
+function endpointFactory(loop: EventLoop, rings: RingPool): EndpointFactory {
+  return (fd, type) => (type === SOCK_SEQPACKET ? new SeqpacketEndpoint(fd, loop, rings) : new UnixEndpoint(fd, loop));
 }

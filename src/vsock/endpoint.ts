@@ -51,6 +51,17 @@ export interface StreamEndpoint {
   close(reason: EndReason): void;
 }
 
+/**
+ * An endpoint that carries messages (SEQPACKET). `read` gives at most one message, and one that finds too little room in
+ * pieces; `write` takes one message, whole or not at all.
+ */
+export interface MessageEndpoint extends StreamEndpoint {
+  /** The length of the message that the last `read` gave some of. */
+  readonly messageBytes: number;
+  /** Whether the last `read` came to its end. */
+  readonly messageEnded: boolean;
+}
+
 /** How the outcome of `Backend.connect` is told: at once, inside the call, or later. */
 export interface ConnectOutcome {
   connected(endpoint: StreamEndpoint): void;
@@ -65,6 +76,11 @@ export interface PendingConnect {
 
 /** Where connections that the guest asks for go. */
 export interface Backend {
-  /** Connects guest port `guestPort` to `port`; `undefined` when the outcome was told already. */
-  connect(port: number, outcome: ConnectOutcome, guestPort: number): PendingConnect | undefined;
+  /** Whether SEQPACKET connections may go there as well; their endpoint is a MessageEndpoint then. */
+  readonly carriesMessages?: boolean;
+  /**
+   * Connects guest port `guestPort` to `port`, with a VIRTIO_VSOCK_TYPE_ of socket; `undefined` when the outcome was
+   * told already.
+   */
+  connect(port: number, outcome: ConnectOutcome, guestPort: number, type: number): PendingConnect | undefined;
 }

@@ -23,11 +23,16 @@ export class FaultLog {
   /** Counts a fault, and logs it unless there were too many lately. `detail` is a number worth having, if any. */
   report(what: string, detail?: number): void {
     this.counters.add(GUEST_FAULTS, 1);
+    this.note(what, detail);
+  }
+
+  /** Logs what is not the guest's fault, but may come as often. */
+  note(what: string, detail?: number): void {
     const now = this.now();
     if (now - this.refilledAt >= REFILL_MS) {
       this.refilledAt = now;
       this.tokens = BURST;
-      if (this.suppressed > 0) this.log(`${this.suppressed} more faults of the guest were not logged`);
+      if (this.suppressed > 0) this.log(`${this.suppressed} more of these were not logged`);
       this.suppressed = 0;
     }
     if (this.tokens === 0) {

@@ -1,7 +1,8 @@
 // Host clients: accepts on the device's socket, reads `CONNECT <port>\n`, and asks the guest on their behalf.
 //
 // Runs in the I/O worker. The line is peeked at and only taken from the socket when it is whole: a line in pieces needs
-// no buffer here, and what the client sends right behind it stays where the guest's data is read from.
+// no buffer here, and what the client sends right behind it stays where the guest's data is read from. On a SEQPACKET
+// socket the line is the first message.
 
 import { EAGAIN, ECONNABORTED, EINTR, errnoName } from '../platform/errno.js';
 import { EPOLLET, EPOLLIN } from '../platform/epoll.js';
@@ -9,12 +10,13 @@ import type { DeferredTask, EventLoop, FdHandler, Timer, TimerTask } from '../pl
 import { IovecArray } from '../platform/iovec.js';
 import { close } from '../platform/libc.js';
 import { NativeBuffer } from '../platform/native-buffer.js';
-import { tryAccept } from '../platform/unix-socket.js';
+import { SOCK_SEQPACKET, tryAccept, type SocketType } from '../platform/unix-socket.js';
 import type { Fd } from '../platform/units.js';
 import type { EndpointEvents } from './endpoint.js';
 import { HANDSHAKE_INVALID, HANDSHAKE_LIMIT, HANDSHAKE_PARTIAL, parseHandshake } from './handshake.js';
 import type { Muxer } from './muxer.js';
-import { UnixEndpoint } from './unix-endpoint.js';
+import { VIRTIO_VSOCK_TYPE_SEQPACKET, VIRTIO_VSOCK_TYPE_STREAM } from './packet.js';
+import type { EndpointFactory, UnixEndpoint } from './unix-endpoint.js';
 
 /** Clients accepted in one go, so that a burst of them does not hold up those that are being served. */
 const ACCEPT_BATCH = 64;
@@ -24,23 +26,38 @@ const ACCEPT_RETRY_MS = 100;
 const line = new NativeBuffer(HANDSHAKE_LIMIT);
 const lineVector = new IovecArray(1);
 
+export interface HostListenerOptions {
+  /** A listening non-blocking socket, which stays the caller's. */
+  readonly fd: Fd;
+  readonly type: SocketType;
+  readonly open: EndpointFactory;
+  readonly loop: EventLoop;
+  readonly muxer: Muxer;
+  readonly maxClients: number;
+  readonly warn: (message: string) => void;
+}
+
 export class HostListener implements FdHandler, TimerTask, DeferredTask {
   private readonly fd: Fd;
   private readonly loop: EventLoop;
   private readonly muxer: Muxer;
   private readonly maxClients: number;
   private readonly warn: (message: string) => void;
+  private readonly type: SocketType;
+  private readonly open: EndpointFactory;
   private readonly handshakes = new Set<HostHandshake>();
   private retry: Timer | undefined;
   private closed = false;
 
-  /** Accepts on `fd`, a listening non-blocking stream socket, which stays the caller's. */
-  constructor(fd: Fd, loop: EventLoop, muxer: Muxer, maxClients: number, warn: (message: string) => void) {
+  constructor(options: HostListenerOptions) {
+    const { fd, loop } = options;
     this.fd = fd;
     this.loop = loop;
-    this.muxer = muxer;
-    this.maxClients = maxClients;
-    this.warn = warn;
+    this.muxer = options.muxer;
+    this.maxClients = options.maxClients;
+    this.warn = options.warn;
+    this.type = options.type;
+    this.open = options.open;
     loop.watch(fd, (EPOLLIN | EPOLLET) >>> 0, this);
   }
 
@@ -93,7 +110,8 @@ export class HostListener implements FdHandler, TimerTask, DeferredTask {
       close(client);
       return;
     }
-    const handshake = new HostHandshake(new UnixEndpoint(client, this.loop), this.muxer, this.handshakes);
+    const endpoint = this.open(client, this.type);
+    const handshake = new HostHandshake(endpoint, this.type, this.muxer, this.handshakes);
     this.handshakes.add(handshake);
     handshake.begin();
   }
@@ -104,9 +122,11 @@ class HostHandshake implements EndpointEvents {
   private readonly endpoint: UnixEndpoint;
   private readonly muxer: Muxer;
   private readonly all: Set<HostHandshake>;
+  private readonly type: SocketType;
 
-  constructor(endpoint: UnixEndpoint, muxer: Muxer, all: Set<HostHandshake>) {
+  constructor(endpoint: UnixEndpoint, type: SocketType, muxer: Muxer, all: Set<HostHandshake>) {
     this.endpoint = endpoint;
+    this.type = type;
     this.muxer = muxer;
     this.all = all;
   }
@@ -144,15 +164,18 @@ class HostHandshake implements EndpointEvents {
     const count = this.endpoint.peek(lineVector);
     if (count === -EAGAIN) return false;
     const request = count > 0 ? parseHandshake(line.bytes, count) : HANDSHAKE_INVALID;
-    if (request === HANDSHAKE_PARTIAL && !ended) return false;
-    if (typeof request === 'string') {
+    const messages = this.type === SOCK_SEQPACKET;
+    if (request === HANDSHAKE_PARTIAL && !ended && !messages) return false;
+    // What stands behind the line in the same message would be lost.
+    if (typeof request === 'string' || (messages && request.length !== count)) {
       this.drop();
       return true;
     }
     this.all.delete(this);
     lineVector.setLength(0, request.length);
     this.endpoint.read(lineVector, 0, 1);
-    if (!this.muxer.connectToGuest(request.port, this.endpoint)) this.endpoint.close();
+    const type = messages ? VIRTIO_VSOCK_TYPE_SEQPACKET : VIRTIO_VSOCK_TYPE_STREAM;
+    if (!this.muxer.connectToGuest(request.port, this.endpoint, undefined, type)) this.endpoint.close();
     return true;
   }
 }

@@ -10,7 +10,16 @@ import { IovecArray } from '../platform/iovec.js';
 import { KIB, MIB } from '../platform/units.js';
 import { RingPool } from './byte-ring.js';
 import { ConnectionTable } from './connection-table.js';
-import { CLOSING, Connection, CONNECTING, DRAINING, REQUESTED, type ConnectionContext } from './connection.js';
+import {
+  CLOSING,
+  Connection,
+  CONNECTING,
+  DRAINING,
+  REQUESTED,
+  type ConnectionContext,
+  type ConnectionState,
+  type ConnectionTuple,
+} from './connection.js';
 import {
   CONNECTIONS_FROM_GUEST,
   CONNECTIONS_FROM_HOST,
@@ -20,6 +29,7 @@ import {
 } from './counters.js';
 import type { Backend, StreamEndpoint } from './endpoint.js';
 import type { FaultLog } from './fault-log.js';
+import { MessageConnection } from './message-connection.js';
 import {
   VIRTIO_VSOCK_OP_CREDIT_REQUEST,
   VIRTIO_VSOCK_OP_CREDIT_UPDATE,
@@ -28,6 +38,8 @@ import {
   VIRTIO_VSOCK_OP_RST,
   VIRTIO_VSOCK_OP_RW,
   VIRTIO_VSOCK_OP_SHUTDOWN,
+  VIRTIO_VSOCK_SEQ_EOM_MASK,
+  VIRTIO_VSOCK_TYPE_SEQPACKET,
   VIRTIO_VSOCK_TYPE_STREAM,
   VMADDR_CID_HOST,
   type PacketHeader,
@@ -56,6 +68,8 @@ export interface MuxerOptions {
   readonly loop: EventLoop;
   readonly maxConnections: number;
   readonly bufAlloc: number;
+  /** The same for SEQPACKET, where it is the longest message too: no longer than what host sockets take at once. */
+  readonly messageBufAlloc?: number;
   readonly counters: VsockCounters;
   readonly faults: FaultLog;
   /** Who answers for `cid`, as the guest names it; `undefined` for nobody. */
@@ -85,6 +99,8 @@ export class Muxer implements ConnectionContext, TxSink {
   private rxQueue: SplitQueue | undefined;
   private txQueue: SplitQueue | undefined;
   private nextEphemeral = 0;
+  /** Whether the driver accepted VIRTIO_VSOCK_F_SEQPACKET. */
+  private seqpacket = false;
 
   constructor(options: MuxerOptions) {
     this.options = options;
@@ -107,7 +123,8 @@ export class Muxer implements ConnectionContext, TxSink {
     return this.table.size + this.draining.size;
   }
 
-  activate(memory: GuestMemory, rxQueue: SplitQueue, txQueue: SplitQueue): void {
+  activate(memory: GuestMemory, rxQueue: SplitQueue, txQueue: SplitQueue, seqpacket = false): void {
+    this.seqpacket = seqpacket;
     this.rxQueue = rxQueue;
     this.txQueue = txQueue;
     const buffers = new RxBuffers(memory, rxQueue, (head) => {
@@ -164,24 +181,25 @@ export class Muxer implements ConnectionContext, TxSink {
 
   /**
    * Asks the guest for a connection to its port `guestPort` on behalf of `endpoint`, which tells the client the
-   * outcome (`accepted`, or it is closed). False when there is no driver or no room: `endpoint` stays the caller's.
-   * It is the host who asks, unless `from` says which other guest it is.
+   * outcome (`accepted`, or it is closed). False when there is no driver, none for that `type`, or no room: `endpoint`
+   * stays the caller's. For SEQPACKET it is a MessageEndpoint. It is the host who asks, unless `from` says which other
+   * guest it is.
    */
   connectToGuest(
     guestPort: number,
     endpoint: StreamEndpoint,
     from?: { readonly cid: number; readonly port: number },
+    type: number = VIRTIO_VSOCK_TYPE_STREAM,
   ): boolean {
-    const type = VIRTIO_VSOCK_TYPE_STREAM;
     const taken = from !== undefined && this.table.find(guestPort, from.port, from.cid, type) !== undefined;
-    if (!this.active || this.full() || taken) {
+    const unknown = type === VIRTIO_VSOCK_TYPE_SEQPACKET && !this.seqpacket;
+    if (!this.active || this.full() || taken || unknown) {
       this.counters.add(CONNECTIONS_REFUSED, 1);
       return false;
     }
     const peerPort = from?.port ?? this.ephemeralPort(guestPort, type);
     const tuple = { guestPort, peerPort, peerCid: from?.cid ?? VMADDR_CID_HOST, type };
-    const connection = new Connection(this, tuple, this.bufAllocForNext(), REQUESTED);
-    this.table.add(connection);
+    const connection = this.makeConnection(tuple, REQUESTED);
     this.counters.add(CONNECTIONS_FROM_HOST, 1);
     connection.request(endpoint);
     return true;
@@ -216,7 +234,8 @@ export class Muxer implements ConnectionContext, TxSink {
     if (op !== VIRTIO_VSOCK_OP_RST) connection.updateCredit(header);
     switch (op) {
       case VIRTIO_VSOCK_OP_RW:
-        this.receivePayload(connection, header.len, payload);
+        if (!this.receivePayload(connection, header.len, payload)) return;
+        if ((header.flags & VIRTIO_VSOCK_SEQ_EOM_MASK) !== 0) connection.endMessage();
         return;
       case VIRTIO_VSOCK_OP_RESPONSE:
         connection.responded();
@@ -252,6 +271,11 @@ export class Muxer implements ConnectionContext, TxSink {
     this.rx.resets.push(connection.guestPort, connection.peerPort, connection.peerCid, connection.type);
   }
 
+  messageTooLong(connection: Connection, bytes: number): void {
+    this.faults.note('SEQPACKET message too long for its receiver; its connection is reset', bytes);
+    connection.abort();
+  }
+
   release(connection: Connection): void {
     this.table.remove(connection);
     this.draining.add(connection);
@@ -267,34 +291,53 @@ export class Muxer implements ConnectionContext, TxSink {
     const { srcPort, dstPort, dstCid, type, op } = header;
     // An answer to RST could meet a new connection that uses the same ports.
     if (op === VIRTIO_VSOCK_OP_RST) return;
-    const backend = type === VIRTIO_VSOCK_TYPE_STREAM ? this.options.route(dstCid) : undefined;
+    const backend = this.backendFor(dstCid, type);
     if (op !== VIRTIO_VSOCK_OP_REQUEST || backend === undefined || this.full()) {
       if (op === VIRTIO_VSOCK_OP_REQUEST) this.counters.add(CONNECTIONS_REFUSED, 1);
       this.rx.resets.push(srcPort, dstPort, dstCid, type);
       return;
     }
     const tuple = { guestPort: srcPort, peerPort: dstPort, peerCid: dstCid, type };
-    const connection = new Connection(this, tuple, this.bufAllocForNext(), CONNECTING);
-    this.table.add(connection);
+    const connection = this.makeConnection(tuple, CONNECTING);
     this.counters.add(CONNECTIONS_FROM_GUEST, 1);
     connection.updateCredit(header);
-    const pending = backend.connect(dstPort, connection, srcPort);
+    const pending = backend.connect(dstPort, connection, srcPort, type);
     if (pending !== undefined) connection.awaitConnect(pending);
   }
 
-  private receivePayload(connection: Connection, length: number, payload: number): void {
+  private backendFor(cid: number, type: number): Backend | undefined {
+    if (type === VIRTIO_VSOCK_TYPE_STREAM) return this.options.route(cid);
+    if (type !== VIRTIO_VSOCK_TYPE_SEQPACKET || !this.seqpacket) return undefined;
+    const backend = this.options.route(cid);
+    return backend?.carriesMessages === true ? backend : undefined;
+  }
+
+  private makeConnection(tuple: ConnectionTuple, state: ConnectionState): Connection {
+    const { messageBufAlloc = Infinity } = this.options;
+    const bufAlloc = this.bufAllocForNext();
+    const connection =
+      tuple.type === VIRTIO_VSOCK_TYPE_SEQPACKET
+        ? new MessageConnection(this, tuple, Math.min(bufAlloc, messageBufAlloc), state)
+        : new Connection(this, tuple, bufAlloc, state);
+    this.table.add(connection);
+    return connection;
+  }
+
+  /** Whether the payload was in order. */
+  private receivePayload(connection: Connection, length: number, payload: number): boolean {
     if (length > payload) {
       this.faults.report('tx packet shorter than its length field', payload);
       connection.abort();
-      return;
+      return false;
     }
     if (!connection.mayReceive(length)) {
       this.faults.report('tx packet beyond the credit given, or after SHUTDOWN(SEND)', length);
       connection.flushSegments();
       connection.abort();
-      return;
+      return false;
     }
     this.tx.addPayload(connection, length);
+    return true;
   }
 
   private bufAllocForNext(): number {

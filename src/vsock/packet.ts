@@ -25,6 +25,12 @@ const FWD_CNT = 10;
 
 /** Where `len` is among the words of a header, for a sender that changes nothing else from packet to packet. */
 export const HEADER_LEN_WORD = LEN;
+/** Where `flags` is, for the last packet of a message. */
+export const HEADER_FLAGS_WORD = FLAGS;
+
+/** Feature bits of the device (5.10.3). */
+export const VIRTIO_VSOCK_F_STREAM_BIT = 0;
+export const VIRTIO_VSOCK_F_SEQPACKET_BIT = 1;
 
 export const VIRTIO_VSOCK_TYPE_STREAM = 1;
 export const VIRTIO_VSOCK_TYPE_SEQPACKET = 2;
@@ -41,6 +47,11 @@ export const VIRTIO_VSOCK_OP_CREDIT_REQUEST = 7;
 export const VIRTIO_VSOCK_SHUTDOWN_RCV_MASK = 1;
 export const VIRTIO_VSOCK_SHUTDOWN_SEND_MASK = 2;
 export const SHUTDOWN_BOTH_MASK = VIRTIO_VSOCK_SHUTDOWN_RCV_MASK | VIRTIO_VSOCK_SHUTDOWN_SEND_MASK;
+
+/** Flag of an RW packet of a SEQPACKET connection: a message ends with it (5.10.6.6). */
+export const VIRTIO_VSOCK_SEQ_EOM_MASK = 1;
+// VIRTIO_VSOCK_SEQ_EOR (2) marks a record, several messages long. Unix sockets take MSG_EOR and do not deliver it, so
+// there is nobody to tell, nor anybody to hear it from.
 
 /** The well-known CID of the host (5.10.4). */
 export const VMADDR_CID_HOST = 2;

@@ -11,7 +11,7 @@ import { DescriptorChain, MAX_CHAIN_SEGMENTS } from '../devices/virtio/chain.js'
 import { BAD_CHAIN, BROKEN, CHAIN, EMPTY, type SplitQueue } from '../devices/virtio/queue.js';
 import type { GuestMemory } from '../platform/guest-memory.js';
 import { IOV_MAX, IovecArray } from '../platform/iovec.js';
-import { HEADER_LEN_WORD, HEADER_SIZE, HEADER_WORDS, type PacketHeader } from './packet.js';
+import { HEADER_FLAGS_WORD, HEADER_LEN_WORD, HEADER_SIZE, HEADER_WORDS, type PacketHeader } from './packet.js';
 
 /** Chains held at most: a few full readv calls of 4 KiB buffers. */
 const MAX_HELD = 256;
@@ -123,9 +123,9 @@ export class RxBuffers {
 
   /**
    * After a read of `bytes` bytes (none after a failure): writes a copy of `header`, with its own length, into each
-   * chain that got some, and stages them as used. Returns how many chains that were.
+   * chain that got some, and stages them as used; the last one carries `lastFlags`. Returns how many chains that were.
    */
-  finish(bytes: number, header: PacketHeader): number {
+  finish(bytes: number, header: PacketHeader, lastFlags = 0): number {
     if (this.trimmedEntry >= 0) {
       this.iov.setLength(this.trimmedEntry, this.trimmedLength);
       this.trimmedEntry = -1;
@@ -136,6 +136,7 @@ export class RxBuffers {
       const index = this.first++;
       const length = Math.min(bytes, this.capacities[index]);
       header.words[HEADER_LEN_WORD] = length;
+      if (length === bytes) header.words[HEADER_FLAGS_WORD] = lastFlags;
       this.writeHeader(index, header);
       this.queue.addUsed(this.heads[index], HEADER_SIZE + length);
       if (length > this.largestPacket) this.largestPacket = length;

@@ -26,6 +26,7 @@ import {
 } from './counters.js';
 import { PACKET_OVERHEAD } from './credit.js';
 import { Fifo } from './fifo.js';
+import { MessageConnection } from './message-connection.js';
 import {
   PacketHeader,
   VIRTIO_VSOCK_OP_CREDIT_REQUEST,
@@ -35,6 +36,7 @@ import {
   VIRTIO_VSOCK_OP_RST,
   VIRTIO_VSOCK_OP_RW,
   VIRTIO_VSOCK_OP_SHUTDOWN,
+  VIRTIO_VSOCK_SEQ_EOM_MASK,
 } from './packet.js';
 import { ResetQueue } from './reset-queue.js';
 import type { RxBuffers } from './rx-buffers.js';
@@ -168,6 +170,7 @@ export class RxPath {
 
   /** Reads from a connection's host side into as many buffers as its credit and its quantum allow. */
   private serve(buffers: RxBuffers, connection: Connection): number {
+    if (connection instanceof MessageConnection) return this.serveMessage(buffers, connection);
     const credit = connection.sendCredit;
     const available = credit.available();
     if (!buffers.prepare(available < QUANTUM_BYTES ? available : QUANTUM_BYTES, PACKET_OVERHEAD)) {
@@ -197,6 +200,33 @@ export class RxPath {
       } else connection.hostFailed();
     }
     return packets;
+  }
+
+  /** Reads one message, or as much of it as its credit, its quantum and the buffers allow. */
+  private serveMessage(buffers: RxBuffers, connection: MessageConnection): number {
+    const { available, overhead, endpoint } = connection;
+    if (!buffers.prepare(available < QUANTUM_BYTES ? available : QUANTUM_BYTES, overhead)) {
+      buffers.finish(0, this.header);
+      this.stall(connection);
+      return 0;
+    }
+    const bytes = endpoint.read(buffers.iov, buffers.firstEntry, buffers.entryCount);
+    if (bytes > 0 && endpoint.messageBytes <= connection.messageLimit) {
+      this.address(connection, VIRTIO_VSOCK_OP_RW, 0);
+      const packets = buffers.finish(bytes, this.header, endpoint.messageEnded ? VIRTIO_VSOCK_SEQ_EOM_MASK : 0);
+      connection.sent(bytes, packets, buffers.largestPacket);
+      this.counters.add(RX_BYTES, bytes);
+      this.counters.add(RX_READS, 1);
+      // There may be another message, however short this one was.
+      this.queueReady(connection);
+      return packets;
+    }
+    buffers.finish(0, this.header);
+    if (bytes > 0) connection.messageTooLong(endpoint.messageBytes);
+    else if (bytes === 0) connection.hostFinished();
+    else if (bytes === -EAGAIN) connection.mayRead = false;
+    else connection.hostFailed();
+    return 0;
   }
 
   private stall(connection: Connection): void {

@@ -1,4 +1,5 @@
-// A Unix stream socket as the host side of a connection, and as the place where connections of the guest go.
+// A Unix socket as the host side of a connection, and as the place where connections of the guest go. Streams; what is
+// different about messages is seqpacket-endpoint.ts.
 //
 // Runs in the I/O worker. A socket is registered with epoll once, edge-triggered, for as long as it lives; room for
 // writing is only watched while a write has stalled, since every read of the peer would wake the loop otherwise.
@@ -13,14 +14,17 @@ import {
   setSendBuffer,
   SHUT_RD,
   SHUT_WR,
+  SOCK_SEQPACKET,
   SOCK_STREAM,
   tryConnect,
   tryShutdown,
   trySocket,
   UnixAddress,
+  type SocketType,
 } from '../platform/unix-socket.js';
 import { KIB, type Fd } from '../platform/units.js';
 import type { Backend, ConnectOutcome, EndpointEvents, PendingConnect, StreamEndpoint } from './endpoint.js';
+import { VIRTIO_VSOCK_TYPE_SEQPACKET } from './packet.js';
 
 const READ_EVENTS = (EPOLLIN | EPOLLRDHUP | EPOLLET) >>> 0;
 const WRITE_EVENTS = (READ_EVENTS | EPOLLOUT) >>> 0;
@@ -29,12 +33,12 @@ const WRITE_EVENTS = (READ_EVENTS | EPOLLOUT) >>> 0;
  * What the host may leave unread before writes stall: the more there is on its way, the seldomer host, worker and guest
  * wait for each other. The kernel doubles it, and caps it at net.core.wmem_max without a complaint.
  */
-const SEND_BUFFER = 512 * KIB;
+export const SEND_BUFFER = 512 * KIB;
 
 /** struct msghdr, of which only msg_iov (at 16) and msg_iovlen (at 24) are used. */
-const MSGHDR_SIZE = 56;
-const MSG_IOV_OFFSET = 16;
-const MSG_IOVLEN_OFFSET = 24;
+export const MSGHDR_SIZE = 56;
+export const MSG_IOV_OFFSET = 16;
+export const MSG_IOVLEN_OFFSET = 24;
 const MSG_PEEK = 2;
 
 // One per thread, as is everything below: the answer to a client, and the scratch for a peek.
@@ -43,17 +47,17 @@ const peekHeader = new NativeBuffer(MSGHDR_SIZE);
 const encoder = new TextEncoder();
 
 export class UnixEndpoint implements StreamEndpoint, FdHandler {
-  private readonly fd: Fd;
+  protected readonly fd: Fd;
   private readonly loop: EventLoop;
   private events: EndpointEvents | undefined;
   private watched = false;
   private closed = false;
 
-  /** Takes over `fd`, a connected non-blocking stream socket. */
-  constructor(fd: Fd, loop: EventLoop) {
+  /** Takes over `fd`, a connected non-blocking socket. */
+  constructor(fd: Fd, loop: EventLoop, sendBuffer = SEND_BUFFER) {
     this.fd = fd;
     this.loop = loop;
-    setSendBuffer(fd, SEND_BUFFER);
+    setSendBuffer(fd, sendBuffer);
   }
 
   attach(events: EndpointEvents): void {
@@ -111,15 +115,22 @@ export class UnixEndpoint implements StreamEndpoint, FdHandler {
     close(this.fd);
   }
 
+  /** Whether epoll's `events` say that the peer has sent all it will. */
+  protected static tellsEnd(events: number): boolean {
+    return (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) !== 0;
+  }
+
   ready(events: number): void {
-    if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) !== 0) {
-      this.events?.endpointReadable((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) !== 0);
-    }
+    const ended = UnixEndpoint.tellsEnd(events);
+    if (ended || (events & EPOLLIN) !== 0) this.events?.endpointReadable(ended);
     // Each of these may have closed the endpoint, which takes `events` away.
     if ((events & (EPOLLHUP | EPOLLERR)) !== 0) this.events?.endpointHungUp();
     if ((events & EPOLLOUT) !== 0) this.events?.endpointWritable();
   }
 }
+
+/** Makes a connected socket of a SOCK_ type the host side of a connection. */
+export type EndpointFactory = (fd: Fd, type: SocketType) => UnixEndpoint;
 
 /** Within the guest's own connect timeout of 2 s, leaving time for the answer to arrive. */
 const CONNECT_TIMEOUT_MS = 1800;
@@ -127,23 +138,42 @@ const CONNECT_RETRY_MS = 10;
 
 /** Connections of the guest to port P go to the Unix socket `<prefix>_P`. */
 export class UnixBackend implements Backend {
+  readonly carriesMessages = true;
   private readonly prefix: string;
   private readonly loop: EventLoop;
+  private readonly open: EndpointFactory;
 
-  constructor(prefix: string, loop: EventLoop) {
+  constructor(prefix: string, loop: EventLoop, open: EndpointFactory) {
     this.prefix = prefix;
     this.loop = loop;
+    this.open = open;
   }
 
-  connect(port: number, outcome: ConnectOutcome): PendingConnect | undefined {
-    const fd = trySocket(SOCK_STREAM);
+  connect(port: number, outcome: ConnectOutcome, _guestPort: number, type: number): PendingConnect | undefined {
+    // A listener of the other type makes connect(2) fail with EPROTOTYPE, which refuses the guest as no listener does.
+    const socketType = type === VIRTIO_VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
+    const fd = trySocket(socketType);
     if (fd < 0) {
       outcome.refused();
       return undefined;
     }
-    const attempt = new UnixConnect(fd as Fd, new UnixAddress(`${this.prefix}_${port}`), this.loop, outcome);
+    const address = new UnixAddress(`${this.prefix}_${port}`);
+    const attempt = new UnixConnect(fd as Fd, address, this.loop, {
+      connected: () => {
+        outcome.connected(this.open(fd as Fd, socketType));
+      },
+      refused: () => {
+        outcome.refused();
+      },
+    });
     return attempt.start() ? undefined : attempt;
   }
+}
+
+/** `connected`: the socket passes to whoever is told. */
+interface SocketOutcome {
+  connected(): void;
+  refused(): void;
 }
 
 /** A connect to a listener whose backlog is full: there is no event for room in it, so it is tried again and again. */
@@ -151,11 +181,11 @@ class UnixConnect implements PendingConnect, TimerTask {
   private readonly fd: Fd;
   private readonly address: UnixAddress;
   private readonly loop: EventLoop;
-  private readonly outcome: ConnectOutcome;
+  private readonly outcome: SocketOutcome;
   private readonly deadline: number;
   private timer: Timer | undefined;
 
-  constructor(fd: Fd, address: UnixAddress, loop: EventLoop, outcome: ConnectOutcome) {
+  constructor(fd: Fd, address: UnixAddress, loop: EventLoop, outcome: SocketOutcome) {
     this.fd = fd;
     this.address = address;
     this.loop = loop;
@@ -167,7 +197,7 @@ class UnixConnect implements PendingConnect, TimerTask {
   start(): boolean {
     const result = tryConnect(this.fd, this.address);
     if (result >= 0) {
-      this.outcome.connected(new UnixEndpoint(this.fd, this.loop));
+      this.outcome.connected();
       return true;
     }
     if (result !== -EAGAIN || this.loop.now() >= this.deadline) {

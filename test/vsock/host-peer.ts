@@ -17,6 +17,7 @@ import {
   tryShutdown,
   trySocket,
   UnixAddress,
+  type SocketType,
 } from '../../src/platform/unix-socket.js';
 import type { Fd } from '../../src/platform/units.js';
 
@@ -31,8 +32,8 @@ export class HostPeer implements Disposable {
     this.fd = fd;
   }
 
-  static connect(path: string): HostPeer {
-    const fd = check(trySocket(SOCK_STREAM), 'socket') as Fd;
+  static connect(path: string, type: SocketType = SOCK_STREAM): HostPeer {
+    const fd = check(trySocket(type), 'socket') as Fd;
     const result = tryConnect(fd, new UnixAddress(path));
     if (result < 0) {
       close(fd);
@@ -54,6 +55,12 @@ export class HostPeer implements Disposable {
       if (result < length) break;
     }
     return done;
+  }
+
+  /** Sends `text` as one message, which may be empty. */
+  writeMessage(text: string): number {
+    scratch.bytes.set(Buffer.from(text));
+    return orErrno(libc.send(this.fd, scratch.address, text.length, 0));
   }
 
   /** What is there, up to `limit` bytes: data, 'eof', or undefined for nothing yet. Throws on any error but EAGAIN. */
@@ -109,8 +116,8 @@ export class HostPeer implements Disposable {
 export class HostServer implements Disposable {
   readonly fd: Fd;
 
-  constructor(path: string, backlog = 16) {
-    this.fd = listenUnix(path, SOCK_STREAM, backlog);
+  constructor(path: string, backlog = 16, type: SocketType = SOCK_STREAM) {
+    this.fd = listenUnix(path, type, backlog);
   }
 
   accept(): HostPeer | undefined {

@@ -1,6 +1,6 @@
 // What most vsock tests begin with: a guest, a socket directory, an open connection.
 
-import { SOCK_STREAM, listenUnix } from '../../src/platform/unix-socket.js';
+import { SOCK_SEQPACKET, SOCK_STREAM, listenUnix, type SocketType } from '../../src/platform/unix-socket.js';
 import { close } from '../../src/platform/libc.js';
 import { EventLoop } from '../../src/platform/event-loop.js';
 import type { Timer, TimerTask } from '../../src/platform/event-loop.js';
@@ -12,6 +12,7 @@ import {
   VIRTIO_VSOCK_OP_RST,
   VIRTIO_VSOCK_OP_RW,
   VIRTIO_VSOCK_OP_SHUTDOWN,
+  VIRTIO_VSOCK_TYPE_STREAM,
 } from '../../src/vsock/packet.js';
 import { HostPeer, HostServer, SocketDirectory } from './host-peer.js';
 import {
@@ -55,16 +56,18 @@ export class GuestEnd {
   /** What the guest has taken: goes out as fwd_cnt. */
   fwdCnt = 0;
   private readonly guest: PacketDriver;
+  private readonly type: number;
 
-  constructor(guest: PacketDriver, guestPort: number, hostPort: number) {
+  constructor(guest: PacketDriver, guestPort: number, hostPort: number, type = VIRTIO_VSOCK_TYPE_STREAM) {
     this.guest = guest;
+    this.type = type;
     this.guestPort = guestPort;
     this.hostPort = hostPort;
   }
 
   send(op: number, more: Partial<PacketToSend> = {}, cut?: Cut): this {
-    const { guestPort, hostPort, fwdCnt } = this;
-    this.guest.send({ srcPort: guestPort, dstPort: hostPort, op, fwdCnt, ...more }, cut);
+    const { guestPort, hostPort, fwdCnt, type } = this;
+    this.guest.send({ srcPort: guestPort, dstPort: hostPort, op, fwdCnt, type, ...more }, cut);
     return this;
   }
 
@@ -114,9 +117,16 @@ export class Scenario implements Disposable {
 
   constructor(options: GuestOptions & { readonly start?: 'active' | 'inactive' } = {}) {
     const listener = listenUnix(this.socketPath, SOCK_STREAM, 64);
-    this.owned.push({ [Symbol.dispose]: () => close(listener) });
+    const seqpacketListener = listenUnix(`${this.socketPath}.seqpacket`, SOCK_SEQPACKET, 64);
+    this.owned.push({ [Symbol.dispose]: () => close(listener) }, { [Symbol.dispose]: () => close(seqpacketListener) });
     this.loop = new ManualLoop();
-    this.guest = new VsockGuest({ ...options, socketPath: this.socketPath, listener, loop: this.loop });
+    this.guest = new VsockGuest({
+      ...options,
+      socketPath: this.socketPath,
+      listener,
+      seqpacketListener,
+      loop: this.loop,
+    });
     if (options.start !== 'inactive') this.guest.activate().postRx();
   }
 
@@ -127,13 +137,14 @@ export class Scenario implements Disposable {
   }
 
   /** A host client that has not said anything. */
-  client(): HostPeer {
-    return this.own(HostPeer.connect(this.socketPath));
+  client(type: SocketType = SOCK_STREAM): HostPeer {
+    const path = type === SOCK_STREAM ? this.socketPath : `${this.socketPath}.seqpacket`;
+    return this.own(HostPeer.connect(path, type));
   }
 
   /** A listener for connections of the guest to `port`. */
-  serve(port: number, backlog?: number): HostServer {
-    return this.own(new HostServer(`${this.socketPath}_${port}`, backlog));
+  serve(port: number, backlog?: number, type?: SocketType): HostServer {
+    return this.own(new HostServer(`${this.socketPath}_${port}`, backlog, type));
   }
 
   /** A host client asks for `port`, and the guest accepts. */

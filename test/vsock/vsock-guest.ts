@@ -5,7 +5,13 @@ import { EventLoop } from '../../src/platform/event-loop.js';
 import { MIB } from '../../src/platform/units.js';
 import type { Fd } from '../../src/platform/units.js';
 import { VsockDevice, type VsockDeviceOptions } from '../../src/vsock/device.js';
-import { HEADER_SIZE, PacketHeader, VIRTIO_VSOCK_TYPE_STREAM, VMADDR_CID_HOST } from '../../src/vsock/packet.js';
+import {
+  HEADER_SIZE,
+  PacketHeader,
+  VIRTIO_VSOCK_F_SEQPACKET_BIT,
+  VIRTIO_VSOCK_TYPE_STREAM,
+  VMADDR_CID_HOST,
+} from '../../src/vsock/packet.js';
 import { CountingInterrupt, DrivenRing, TestMemory, type TestBuffer } from '../support/driven-ring.js';
 
 export const GUEST_CID = 3;
@@ -49,6 +55,8 @@ export interface GuestOptions extends Partial<VsockDeviceOptions> {
   readonly eventIdx?: boolean;
   readonly indirect?: boolean;
   readonly memorySize?: number;
+  /** Whether the driver accepts VIRTIO_VSOCK_F_SEQPACKET. */
+  readonly seqpacket?: boolean;
 }
 
 /** The packet level of a guest's driver: posts receive buffers, queues packets, takes what came. */
@@ -196,7 +204,10 @@ export class VsockGuest extends PacketDriver implements Disposable {
     this.device.activate({
       memory: this.ram.memory,
       queues: [this.rx.device(features), this.tx.device(features), this.event.device(features)],
-      features: featureWords([VIRTIO_F_VERSION_1_BIT]),
+      features: featureWords([
+        VIRTIO_F_VERSION_1_BIT,
+        ...((this.options.seqpacket ?? true) ? [VIRTIO_VSOCK_F_SEQPACKET_BIT] : []),
+      ]),
       interrupt: this.interrupt,
     });
     return this;
