@@ -103,6 +103,10 @@ export class VsockHost implements StreamOwner {
     return this.nextSlot - 1 - this.freeSlots.length;
   }
 
+  get vmIsEnding(): boolean {
+    return this.state === 'ending' || this.state === 'closed';
+  }
+
   /** Opens a stream to port `port` of the guest. Rejects with VsockError, or RangeError for a port that cannot be. */
   connect(port: number, options: ConnectOptions = {}): Promise<VsockStream> {
     const { signal, timeout, waitForDriver = false } = options;
@@ -205,7 +209,7 @@ export class VsockHost implements StreamOwner {
   // ----
 
   private checkOpen(port: number): void {
-    if (this.state === 'ending' || this.state === 'closed') {
+    if (this.vmIsEnding) {
       throw new VsockError('CLOSED', port, { detail: 'the VM has ended' });
     }
   }
@@ -285,7 +289,7 @@ export class VsockHost implements StreamOwner {
   }
 
   private readonly answer = (): void => {
-    if (this.state === 'ending' || this.state === 'closed') return;
+    if (this.vmIsEnding) return;
     this.answerer.stayAwake();
     const count = this.answerer.take();
     const slots: number[] = [];

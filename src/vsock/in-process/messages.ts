@@ -9,7 +9,7 @@ import type { Fd } from '../../platform/units.js';
 export const CONTROL_SLOT = 0;
 
 /** Slots below this keep their memory when a stream ends; those above give it back. Known to both threads. */
-export const KEPT_SLOTS = 64;
+export const KEPT_SLOTS = 32;
 
 /** What the threads share from the start. */
 export interface InProcessShared {

@@ -46,6 +46,8 @@ export interface SlotUser {
 /** What a stream uses of the host it belongs to. */
 export interface StreamOwner {
   readonly bell: BellRinger;
+  /** The VM is ending: that, and not the guest, is why connections break. */
+  readonly vmIsEnding: boolean;
   /** Neither side uses the slot any more. */
   release(slot: number): void;
 }
@@ -115,7 +117,7 @@ export class VsockStream extends Duplex implements SlotUser {
     }
     const ended = (this.guestFlags() & GUEST_ENDED_MASK) !== 0;
     if (!ended || this.pendingCallback !== undefined) {
-      this.destroy(new VsockError('CLOSED', this.guestPort, { detail: 'the VM has ended' }));
+      this.destroy(this.brokenOff());
       return;
     }
     while (this.available() > 0) this.push(this.takePiece());
@@ -172,7 +174,7 @@ export class VsockStream extends Duplex implements SlotUser {
           return;
         }
         if ((flags & GUEST_GONE_MASK) !== 0) {
-          this.destroy(new VsockError('RESET', this.guestPort));
+          this.destroy(this.brokenOff());
           return;
         }
         // Asks to be told of more, then looks once more.
@@ -291,7 +293,12 @@ export class VsockStream extends Duplex implements SlotUser {
   private resetError(): VsockError | undefined {
     const flags = this.guestFlags();
     const reset = (flags & GUEST_GONE_MASK) !== 0 && goneReason(flags) !== GONE_FINISHED;
-    return reset ? new VsockError('RESET', this.guestPort) : undefined;
+    return reset ? this.brokenOff() : undefined;
+  }
+
+  private brokenOff(): VsockError {
+    if (!this.owner.vmIsEnding) return new VsockError('RESET', this.guestPort);
+    return new VsockError('CLOSED', this.guestPort, { detail: 'the VM has ended' });
   }
 
   private say(flags: number): void {
@@ -305,7 +312,7 @@ export class VsockStream extends Duplex implements SlotUser {
     if (this.destroyed) return;
     if (goneReason(this.guestFlags()) === GONE_FINISHED) this.endIfOver();
     // What came before the reset is delivered first, in `fill`.
-    else if (this.available() === 0) this.destroy(new VsockError('RESET', this.guestPort));
+    else if (this.available() === 0) this.destroy(this.brokenOff());
   }
 
   /** With the guest gone and all it sent handed out, nobody is there to write to. */
