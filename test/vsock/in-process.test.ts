@@ -10,7 +10,7 @@ import { IovecArray } from '../../src/platform/iovec.js';
 import { close } from '../../src/platform/libc.js';
 import { NativeBuffer } from '../../src/platform/native-buffer.js';
 import { SOCK_STREAM, socketPair } from '../../src/platform/unix-socket.js';
-import { KIB } from '../../src/platform/units.js';
+import { KIB, MIB } from '../../src/platform/units.js';
 import { BellAnswerer, BellRinger, BELL_SLOTS, createBellMemory } from '../../src/vsock/in-process/bell.js';
 import { VsockHost } from '../../src/vsock/in-process/host.js';
 import type { HostMessage } from '../../src/vsock/in-process/messages.js';
@@ -22,7 +22,7 @@ import { REQUEST_TIMEOUT_MS } from '../../src/vsock/connection.js';
 import { openDescriptors } from '../support/process-state.js';
 import { HostPeer } from './host-peer.js';
 import { BOTH, GuestEnd, ManualLoop, OP, ops, payload, RCV, SEND } from './scenario.js';
-import { VsockGuest, type Packet } from './vsock-guest.js';
+import { VsockGuest, type Packet, type PacketToSend } from './vsock-guest.js';
 
 const PORT = 1234;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -30,12 +30,13 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 /** Both ends of in-process streams in one thread. */
 class Streams {
   readonly loop = new ManualLoop();
-  readonly host = new VsockHost(3);
+  readonly host: VsockHost;
   readonly hub: StreamHub;
   readonly guest: VsockGuest;
   private ended = false;
 
-  constructor() {
+  constructor(guestCid = 3) {
+    this.host = new VsockHost(guestCid);
     const { port } = this.host.handles;
     this.hub = new StreamHub({
       loop: this.loop,
@@ -45,7 +46,13 @@ class Streams {
         port.postMessage(message);
       },
     });
-    this.guest = new VsockGuest({ loop: this.loop, socketPath: '/nonexistent/socket', inProcess: this.hub });
+    this.guest = new VsockGuest({
+      guestCid,
+      loop: this.loop,
+      socketPath: '/nonexistent/socket',
+      inProcess: this.hub,
+      memorySize: 32 * MIB,
+    });
     this.host.started();
   }
 
@@ -481,6 +488,92 @@ describe('a sibling that calls', () => {
     using second = new HostPeer(pairs[1][0]);
     expect([first.ended, second.ended]).toEqual([false, true]);
     sibling.close();
+  });
+});
+
+describe('two siblings', () => {
+  const CHUNK = 16 * KIB;
+
+  /** One guest of two: sends as much as it may, and takes what comes when it is let. */
+  class Side {
+    readonly sent: Buffer[] = [];
+    readonly taken: Buffer[] = [];
+    readonly streams: Streams;
+    private readonly address: { srcCid: number; srcPort: number; dstCid: number; dstPort: number };
+    private bufAlloc = 0;
+    private fwdCnt = 0;
+    private total = 0;
+
+    constructor(streams: Streams, address: { srcCid: number; srcPort: number; dstCid: number; dstPort: number }) {
+      this.streams = streams;
+      this.address = address;
+      // Whatever the other sends stays on the way at first.
+      streams.guest.bufAlloc = 0;
+    }
+
+    say(op: number, more: Partial<PacketToSend> = {}): void {
+      const fwdCnt = this.taken.reduce((sum, { length }) => sum + length, 0);
+      this.streams.guest.send({ ...this.address, op, fwdCnt, ...more });
+    }
+
+    async hear(): Promise<Packet[]> {
+      const packets = await this.streams.exchange();
+      for (const { bufAlloc, fwdCnt, payload: bytes } of packets) {
+        this.bufAlloc = bufAlloc;
+        this.fwdCnt = fwdCnt;
+        if (bytes.length > 0) this.taken.push(bytes);
+      }
+      return packets;
+    }
+
+    /** Sends what there is credit for; whether that was anything. */
+    async fill(): Promise<boolean> {
+      let any = false;
+      for (; this.total + CHUNK - this.fwdCnt <= this.bufAlloc; any = true) {
+        const data = randomBytes(CHUNK);
+        this.sent.push(data);
+        this.total += CHUNK;
+        this.say(OP.RW, { payload: data });
+        await this.hear();
+      }
+      this.say(OP.CREDIT_REQUEST);
+      await this.hear();
+      return any;
+    }
+  }
+
+  test('that send until everything between them is full go on when they read, and lose nothing', async () => {
+    const other = new Streams(9);
+    try {
+      streams.host.addSibling(other.host);
+      streams.activate();
+      other.activate();
+      const a = new Side(streams, { srcCid: 3, srcPort: 100, dstCid: 9, dstPort: 200 });
+      const b = new Side(other, { srcCid: 9, srcPort: 200, dstCid: 3, dstPort: 100 });
+      a.say(OP.REQUEST);
+      await a.hear();
+      expect((await b.hear())[0]).toMatchObject({ op: OP.REQUEST, srcCid: 3, srcPort: 100, dstCid: 9, dstPort: 200 });
+      b.say(OP.RESPONSE);
+      await b.hear();
+      expect((await a.hear())[0]).toMatchObject({ op: OP.RESPONSE, srcCid: 9, srcPort: 200, dstCid: 3, dstPort: 100 });
+      for (let more = true; more;) more = (await Promise.all([a.fill(), b.fill()])).some(Boolean);
+      expect([a.taken, b.taken]).toEqual([[], []]);
+      expect(Math.min(a.sent.length, b.sent.length) * CHUNK).toBeGreaterThan(256 * KIB);
+
+      streams.guest.bufAlloc = 256 * KIB;
+      other.guest.bufAlloc = 256 * KIB;
+      const done = (from: Side, to: Side): boolean => from.sent.length * CHUNK === Buffer.concat(to.taken).length;
+      for (let round = 0; round < 500 && !(done(a, b) && done(b, a)); round++) {
+        a.say(OP.CREDIT_UPDATE);
+        b.say(OP.CREDIT_UPDATE);
+        await a.hear();
+        await b.hear();
+      }
+      expect(Buffer.concat(b.taken).equals(Buffer.concat(a.sent))).toBe(true);
+      expect(Buffer.concat(a.taken).equals(Buffer.concat(b.sent))).toBe(true);
+    } finally {
+      other.close();
+    }
   });
 });
 
