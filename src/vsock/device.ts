@@ -69,7 +69,11 @@ const DEFAULT_BUF_ALLOC = 1024 * KIB;
 const RX_QUEUE = 0;
 const TX_QUEUE = 1;
 
-const RX_QUEUE_SIZE = 256;
+/**
+ * As many 4 KiB buffers as four reads of a full socket fill. With 256, the worker runs out of them before the guest has
+ * had its turn, and each time costs a notification and a wake-up: half the throughput here (docs/performance.md).
+ */
+const RX_QUEUE_SIZE = 1024;
 const TX_QUEUE_SIZE = 256;
 /** What Linux posts. */
 const EVENT_QUEUE_SIZE = 8;
