@@ -47,6 +47,8 @@ export class HostListener implements FdHandler, TimerTask, DeferredTask {
   private readonly open: EndpointFactory;
   private readonly handshakes = new Set<HostHandshake>();
   private retry: Timer | undefined;
+  /** The last accept failed for want of something. */
+  private short = false;
   private closed = false;
 
   constructor(options: HostListenerOptions) {
@@ -91,13 +93,16 @@ export class HostListener implements FdHandler, TimerTask, DeferredTask {
     for (let accepted = 0; accepted < ACCEPT_BATCH; accepted++) {
       const client: number = tryAccept(this.fd);
       if (client >= 0) {
+        this.short = false;
         this.welcome(client as Fd);
         continue;
       }
       if (client === -EAGAIN) return;
       if (client === -EINTR || client === -ECONNABORTED) continue;
       // EMFILE, ENFILE, ENOMEM: no event tells when there is room again.
-      this.warn(`accept: ${errnoName(-client)}; host clients wait`);
+      // Told once for each time that it begins: retries may go on for long.
+      if (!this.short) this.warn(`accept: ${errnoName(-client)}; host clients wait`);
+      this.short = true;
       this.retry = this.loop.setTimer(ACCEPT_RETRY_MS, this);
       return;
     }
