@@ -56,7 +56,7 @@ class Soak {
   bytes = 0;
   readonly problems: string[] = [];
   private readonly path: string;
-  private readonly end: number;
+  private end: number;
 
   constructor(path: string, end: number) {
     this.path = path;
@@ -71,6 +71,11 @@ class Soak {
       ...Array.from({ length: CHURN_CLIENTS }, () => this.repeat('churn', () => this.churn())),
     ];
     await Promise.all(clients);
+  }
+
+  /** Ends the load now. */
+  interrupt(): void {
+    this.end = 0;
   }
 
   /** Settles, and says so, when clients are still at it at `deadline`: bytes that never come are the worst loss. */
@@ -207,6 +212,8 @@ async function main(): Promise<boolean> {
       const idle = openDescriptors();
       const start = performance.now();
       const soak = new Soak(path, start + seconds * 1000);
+      // A soak that is interrupted ends in order and says what it found so far.
+      for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => soak.interrupt());
       const report = (): void => {
         const now = sample(start);
         samples.push(now);

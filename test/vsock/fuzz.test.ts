@@ -24,7 +24,7 @@ import { openDescriptors } from '../support/process-state.js';
 import { forEachCase, fuzzRun, type Random } from '../support/random.js';
 import { HostPeer, SocketDirectory } from './host-peer.js';
 
-const CASES = 120_000;
+const CASES = 70_000;
 /** Ports that somebody listens at: the second has a backlog of one, which is full most of the time. */
 const OPEN_PORT = 5;
 const FULL_PORT = 6;
