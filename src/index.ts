@@ -16,6 +16,8 @@ export type {
 export { BootError } from './boot/errors.js';
 export { VmError, type VmErrorCode } from './vmm/errors.js';
 export { Vm, type LogLevel, type VmConsole, type VmExit, type VmLog, type VmOptions, type VmVsock } from './vmm/vm.js';
+export type { ConnectionInfo } from './vsock/connection-info.js';
+export type { VsockCounterName, VsockCounterSnapshot } from './vsock/counters.js';
 export { VsockError, type VsockErrorCode } from './vsock/in-process/errors.js';
 export type { ConnectOptions } from './vsock/in-process/host.js';
 export type { VsockServer, VsockServerEvents } from './vsock/in-process/server.js';

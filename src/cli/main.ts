@@ -32,7 +32,9 @@ async function main(args: readonly string[]): Promise<number> {
     verbose = verbosity > 0;
     const log = createLog({ verbosity, file: logFile });
     try {
-      return await runVm(config, createVm, log.write, host());
+      // What -vv shows is put together only for it.
+      const logLevel = verbosity > 1 ? 'debug' : 'info';
+      return await runVm(config, (vm, options) => createVm(vm, { ...options, logLevel }), log.write, host());
     } finally {
       log.close();
     }
@@ -42,7 +44,10 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-async function createVm(config: VmConfig, options: { log: LogFunction }): Promise<RunnableVm> {
+async function createVm(
+  config: VmConfig,
+  options: { log: LogFunction; logLevel: 'debug' | 'info' },
+): Promise<RunnableVm> {
   // Both ends of the VM load at once: its threads theirs, this one its own.
   const { prestartWorkers } = await import('../vmm/worker-pool.js');
   prestartWorkers({ io: config.vsock !== undefined });

@@ -29,6 +29,10 @@ const vsock = z.strictObject({
   cid: z.number(),
   socket: z.string().exactOptional(),
   peers: z.array(vsockPeer).exactOptional(),
+  max_connections: z.number().exactOptional(),
+  buf_alloc: z.number().exactOptional(),
+  poll_us: z.number().exactOptional(),
+  connect_timeout_ms: z.number().exactOptional(),
 });
 
 export const vmConfigSchema = z.strictObject({

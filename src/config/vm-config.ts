@@ -58,6 +58,14 @@ export interface VsockConfig {
   readonly socket?: string;
   /** Guests that this one can reach by their context id. */
   readonly peers?: readonly VsockPeerConfig[];
+  /** Connections at most, 1 to 1048576; beyond that they are refused. Absent: 65536. */
+  readonly max_connections?: number;
+  /** Bytes that the guest may have under way on one connection, 4 KiB to 64 MiB. Absent: 1 MiB. */
+  readonly buf_alloc?: number;
+  /** How long to look for work before sleeping, in microseconds, 0 to 10000; 0 never does. Absent: 0. */
+  readonly poll_us?: number;
+  /** How long the guest may take to answer a connection of the host, in milliseconds, 1 to 600000. Absent: 2000. */
+  readonly connect_timeout_ms?: number;
 }
 
 export interface VmConfig {

@@ -111,6 +111,14 @@ export const VM_OPTIONS: readonly OptionSpec[] = [
         'vsock.peers',
         'Other VMs that the guest reaches by their context id, through their sockets; brackets only around several',
       ),
+      max_connections: optional(integer, 'vsock.max_connections', 'Connections at most (65536)'),
+      buf_alloc: optional(byteSize, 'vsock.buf_alloc', 'Bytes under way to the host on one connection at most (1M)'),
+      poll_us: optional(integer, 'vsock.poll_us', 'Microseconds to look for work before sleeping; 0 is off (0)'),
+      connect_timeout_ms: optional(
+        integer,
+        'vsock.connect_timeout_ms',
+        'Milliseconds that the guest has to answer a connection of the host (2000)',
+      ),
     },
     notSupported: {
       id: 'There is one vsock device; leave this out.',
@@ -118,6 +126,16 @@ export const VM_OPTIONS: readonly OptionSpec[] = [
       pci_segment: 'Devices are on virtio-mmio; leave this out.',
       pci_device_id: 'Devices are on virtio-mmio; leave this out.',
     },
-    into: ({ cid, socket, peer }) => ({ vsock: { cid, socket, ...(peer !== undefined && { peers: peer }) } }),
+    into: ({ cid, socket, peer, max_connections, buf_alloc, poll_us, connect_timeout_ms }) => ({
+      vsock: {
+        cid,
+        socket,
+        ...(peer !== undefined && { peers: peer }),
+        ...(max_connections !== undefined && { max_connections }),
+        ...(buf_alloc !== undefined && { buf_alloc }),
+        ...(poll_us !== undefined && { poll_us }),
+        ...(connect_timeout_ms !== undefined && { connect_timeout_ms }),
+      },
+    }),
   }),
 ];

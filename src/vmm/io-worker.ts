@@ -13,15 +13,31 @@ import type { IoMessage, IoStart, LogLevel, VsockHandles } from './worker-protoc
 
 function runToTheEnd(start: IoStart, send: (message: IoMessage) => void): void {
   const control = new ControlBlock(start.control);
-  const loop = new EventLoop();
+  const { guestCid, listener, seqpacketListener, socketPath, counters } = start.vsock;
+  const { maxConnections, bufAlloc, logConnections, connectTimeoutMs, busyPollMicroseconds = 0 } = start.vsock;
+  const loop = new EventLoop({ busyPollMicroseconds });
   const memory = new GuestMemory(start.memory);
   const log = (level: LogLevel, message: string): void => {
     send({ type: 'log', level, component: 'vsock', message });
   };
-  const { guestCid, listener, seqpacketListener, socketPath } = start.vsock;
   const inProcess = openStreamHub(start.vsock, loop);
-  const device = new VsockDevice({ guestCid, listener, seqpacketListener, socketPath, inProcess, loop, log });
-  const backend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
+  const sockets = { listener, seqpacketListener, socketPath };
+  const limits = { maxConnections, bufAlloc, connectTimeoutMs };
+  const writeConfig = (config: Uint8Array): void => {
+    backend.writeConfig(config);
+  };
+  const device = new VsockDevice({
+    guestCid,
+    ...sockets,
+    ...limits,
+    inProcess,
+    counters,
+    logConnections,
+    writeConfig,
+    loop,
+    log,
+  });
+  const backend: MmioBackend = new MmioBackend({ name: 'vsock', loop, memory, handles: start.vsock, device, log });
   try {
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
     send({ type: 'running' });

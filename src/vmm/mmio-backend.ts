@@ -49,6 +49,11 @@ export class MmioBackend {
     device.close();
   }
 
+  /** Replaces the device's configuration space. Drivers hear of it from the device, in whatever way its kind has. */
+  writeConfig(config: Uint8Array): void {
+    this.page.updateConfig(0, config);
+  }
+
   private notifyQueue(index: number): void {
     // A kick that was under way when the driver reset the device finds it inactive.
     if (this.active) this.options.device.queueNotified(index);

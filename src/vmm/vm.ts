@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { buildCommandLine, DEFAULT_LINUX_CMDLINE } from '../boot/command-line.js';
 import { loadGuest } from '../boot/load.js';
 import type { BootState } from '../boot/state.js';
+import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
 import { createSerialShared } from '../devices/legacy/serial-shared.js';
@@ -18,6 +19,8 @@ import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
 import { SOCK_SEQPACKET, SOCK_STREAM, type SocketType } from '../platform/unix-socket.js';
 import { formatBytes, type Fd } from '../platform/units.js';
+import type { ConnectionInfo } from '../vsock/connection-info.js';
+import { createCounterMemory, VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
 import { vsockIdentity } from '../vsock/device.js';
 import { VsockError } from '../vsock/in-process/errors.js';
 import { VsockHost, type ConnectOptions } from '../vsock/in-process/host.js';
@@ -73,6 +76,8 @@ export type VmExit =
 
 export interface VmOptions {
   readonly log?: VmLog;
+  /** With 'debug' the log has a line about every vsock connection that ends, which otherwise is not even put together. */
+  readonly logLevel?: LogLevel;
 }
 
 /** What the guest's console offers to the host. */
@@ -102,6 +107,19 @@ export interface VmVsock {
    * a socket. Throws VsockError NO_DEVICE, or RangeError when the CIDs are the same.
    */
   join(other: Vm): void;
+  /**
+   * What the device has counted since the VM was created: Numbers, exact up to 2^53, read without asking the worker. One
+   * may be a moment ahead of another.
+   */
+  counters(): VsockCounterSnapshot;
+  /** The guest's connections at present. Rejects with VsockError CLOSED when the VM has ended. */
+  connections(): Promise<readonly ConnectionInfo[]>;
+  /**
+   * Gives the guest another context id while it runs. All its connections end; a driver that is up is told to read the
+   * new one (TRANSPORT_RESET), a later one finds it. Throws RangeError for an id that a guest cannot have. Other VMs
+   * know the guest by its first one.
+   */
+  setGuestCid(cid: number): void;
 }
 
 interface VirtioSlot {
@@ -118,6 +136,10 @@ export class Vm {
 
   private readonly times = newStartTimes();
   private readonly log: VmLog;
+  private readonly logLevel: LogLevel;
+  private readonly vsockCounters = createCounterMemory();
+  /** When it is no longer what the configuration says. */
+  private guestCid: number | undefined;
   private readonly resources = new ReleaseStack();
   private readonly control = ControlBlock.create();
   private readonly settle: (exit: VmExit) => void;
@@ -129,9 +151,10 @@ export class Vm {
   private prepared: { vcpu: VcpuStart; io: IoStart | undefined } | undefined;
   private state: 'created' | 'running' | 'ending' = 'created';
 
-  private constructor(config: VmConfig, log: VmLog) {
+  private constructor(config: VmConfig, { log = () => undefined, logLevel = 'info' }: VmOptions) {
     this.config = config;
     this.log = log;
+    this.logLevel = logLevel;
     let settle: ((exit: VmExit) => void) | undefined;
     this.exited = new Promise((resolve) => {
       settle = resolve;
@@ -151,7 +174,7 @@ export class Vm {
    * Builds a VM that is ready to start. Throws VmError, BootError or ConfigError, with everything released again.
    */
   static async create(config: VmConfigInput, options: VmOptions = {}): Promise<Vm> {
-    const vm = new Vm(await ensureValidVmConfig(config), options.log ?? (() => undefined));
+    const vm = new Vm(await ensureValidVmConfig(config), options);
     vm.times.create = epochNow();
     try {
       vm.build();
@@ -180,10 +203,21 @@ export class Vm {
     const { vsock } = this.config;
     if (vsockHost === undefined || vsock === undefined) throw new VsockError('NO_DEVICE');
     return {
-      cid: vsock.cid,
+      cid: this.guestCid ?? vsock.cid,
       connect: (port, options) => vsockHost.connect(port, options),
       listen: (port, onConnection) => vsockHost.listen(port, onConnection),
       join: (other) => this.joinSibling(other),
+      counters: () => new VsockCounters(this.vsockCounters).snapshot(),
+      connections: () => vsockHost.connections(),
+      setGuestCid: (cid) => {
+        if (!Number.isInteger(cid) || cid < MIN_GUEST_CID || cid > MAX_GUEST_CID) {
+          throw new RangeError(
+            `${cid} is not a context id that a guest can have; use ${MIN_GUEST_CID} to ${MAX_GUEST_CID}`,
+          );
+        }
+        this.guestCid = cid;
+        vsockHost.setGuestCid(cid);
+      },
     };
   }
 
@@ -322,7 +356,14 @@ export class Vm {
     });
     const { cid: guestCid, peers } = config;
     const sockets = { socketPath: socket, listener, seqpacketListener };
-    return { ...handles, ...sockets, guestCid, peers, inProcess: host.handles };
+    const limits = {
+      maxConnections: config.max_connections,
+      bufAlloc: config.buf_alloc,
+      connectTimeoutMs: config.connect_timeout_ms,
+      busyPollMicroseconds: config.poll_us,
+    };
+    const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
+    return { ...handles, ...sockets, ...limits, ...insight, guestCid, peers, inProcess: host.handles };
   }
 
   private listenAt(path: string, type: SocketType): Fd {

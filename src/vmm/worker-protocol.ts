@@ -55,6 +55,14 @@ export interface VsockHandles extends MmioDeviceHandles {
   /** `inProcess.port` is transferred with the message. */
   readonly inProcess: InProcessHandles;
   readonly peers: readonly PeerSocket[] | undefined;
+  readonly maxConnections: number | undefined;
+  readonly bufAlloc: number | undefined;
+  readonly connectTimeoutMs: number | undefined;
+  readonly busyPollMicroseconds: number | undefined;
+  /** Whether to log each connection that ends. */
+  readonly logConnections: boolean;
+  /** See VsockCounters. */
+  readonly counters: SharedArrayBuffer;
 }
 
 /** The one message an I/O worker gets. */

@@ -76,7 +76,7 @@ export const CONTROL_CREDIT_REQUEST_MASK = 4;
 export const CONTROL_CREDIT_UPDATE_MASK = 8;
 export const CONTROL_SHUTDOWN_MASK = 16;
 
-/** How long a guest may take to answer REQUEST: what Linux gives its own connects (VSOCK_DEFAULT_CONNECT_TIMEOUT). */
+/** How long a guest may take to answer REQUEST, unless configured: what Linux gives its own connects (VSOCK_DEFAULT_CONNECT_TIMEOUT). */
 export const REQUEST_TIMEOUT_MS = 2000;
 /** How long a guest may take to answer SHUTDOWN(both) with RST: what Linux waits for (VSOCK_CLOSE_TIMEOUT). */
 export const CLOSE_TIMEOUT_MS = 8000;
@@ -89,6 +89,8 @@ const MAX_CREDIT_RETRY_MS = 640;
 export interface ConnectionContext {
   readonly loop: EventLoop;
   readonly counters: VsockCounters;
+  /** How long a guest may take to answer REQUEST. */
+  readonly requestTimeoutMs: number;
   readonly rings: RingPool;
   /** Scratch for one write. */
   readonly writeVector: IovecArray;
@@ -98,13 +100,13 @@ export interface ConnectionContext {
   /** The endpoint may have bytes for the guest. */
   queueReady(connection: Connection): void;
   /** Sends RST for the connection, which need not exist any more by then. */
-  queueReset(connection: Connection): void;
+  queueReset(connection: Connection, reason: EndReason): void;
   /** The host or the guest sent a message that no buffer may hold: `bytes`, or more. The connection is aborted. */
   messageTooLong(connection: Connection, bytes: number): void;
   /** The tuple is free again; the object may live on to drain. */
   release(connection: Connection): void;
   /** The object is at its end. */
-  ended(connection: Connection): void;
+  ended(connection: Connection, reason: EndReason): void;
 }
 
 export interface ConnectionTuple {
@@ -121,6 +123,9 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   readonly type: number;
   state: ConnectionState;
 
+  /** Bytes handed to the guest, and to the host. */
+  rxBytes = 0;
+  txBytes = 0;
   readonly sendCredit = new SendCredit();
   readonly receiveCredit: ReceiveCredit;
 
@@ -193,7 +198,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   /** REQUESTED: asks the guest on behalf of `endpoint`. */
   request(endpoint: StreamEndpoint): void {
     this.endpointOrNone = endpoint;
-    this.timer = this.context.loop.setTimer(REQUEST_TIMEOUT_MS, this);
+    this.timer = this.context.loop.setTimer(this.context.requestTimeoutMs, this);
     this.control(CONTROL_REQUEST_MASK);
     endpoint.attach(this);
   }
@@ -213,7 +218,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
 
   refused(): void {
     this.pendingConnect = undefined;
-    this.abort();
+    this.abort('refused');
   }
 
   /** The guest answered RESPONSE. */
@@ -315,7 +320,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     }
     // A guest that was never asked need not hear that the question is withdrawn.
     const unasked = this.state === REQUESTED && (this.pendingControl & CONTROL_REQUEST_MASK) !== 0;
-    if (!unasked) this.context.queueReset(this);
+    if (!unasked) this.context.queueReset(this, reason);
     this.end(reason);
   }
 
@@ -330,7 +335,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.pendingConnect = undefined;
     this.dropRing();
     this.closeEndpoint(reason);
-    this.context.ended(this);
+    this.context.ended(this, reason);
   }
 
   // ---- Host to guest
@@ -476,6 +481,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   protected forwarded(bytes: number): void {
     this.receiveCredit.forward(bytes);
     this.context.counters.add(TX_BYTES, bytes);
+    this.txBytes += bytes;
   }
 
   protected tellCreditIfDue(wholeMessages = false): void {

@@ -20,6 +20,13 @@ const NAMES = [
   'resetsSent',
   'resetsReceived',
   'guestFaults',
+  'rxBatches',
+  'txBatches',
+  'resetsRefused',
+  'resetsTimedOut',
+  'resetsFinished',
+  'resetsBroken',
+  'resetsUnknown',
 ] as const;
 
 export type VsockCounterName = (typeof NAMES)[number];
@@ -41,6 +48,19 @@ export const WRITE_STALLS = 12;
 export const RESETS_SENT = 13;
 export const RESETS_RECEIVED = 14;
 export const GUEST_FAULTS = 15;
+/** Batches that carried anything: rxPackets / rxBatches packets are published at once. */
+export const RX_BATCHES = 16;
+export const TX_BATCHES = 17;
+// Why RST was sent. Nobody answered for the port, or there was no room:
+export const RESETS_REFUSED = 18;
+/** The guest did not answer REQUEST or SHUTDOWN. */
+export const RESETS_TIMED_OUT = 19;
+/** The ordinary end: the answer to SHUTDOWN(both), or the host side left. */
+export const RESETS_FINISHED = 20;
+/** The guest broke the protocol, or a message was too long. */
+export const RESETS_BROKEN = 21;
+/** The guest spoke on a connection that does not exist. */
+export const RESETS_UNKNOWN = 22;
 
 /** One counter per index above. */
 export class VsockCounters {

@@ -4,7 +4,7 @@
 // before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
 // busy driver never notifies, and handlers of descriptors only note what became ready.
 //
-// Left out: the event queue (nothing here resets the transport).
+// Left out: snapshot and restore.
 
 import {
   featureWords,
@@ -22,11 +22,14 @@ import type { EventLoop, Poller } from '../platform/event-loop.js';
 import { SOCK_SEQPACKET, SOCK_STREAM } from '../platform/unix-socket.js';
 import { KIB, type Fd } from '../platform/units.js';
 import { RingPool } from './byte-ring.js';
+import { REQUEST_TIMEOUT_MS } from './connection.js';
 import { INTERRUPTS, VsockCounters } from './counters.js';
+import { connectionLine, type ConnectionInfo } from './connection-info.js';
 import type { Backend } from './endpoint.js';
+import { EVENT_BROKEN, EVENT_IDLE, EventQueue } from './event-queue.js';
 import { FaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
-import type { StreamHub } from './in-process/stream-hub.js';
+import type { DeviceControl, StreamHub } from './in-process/stream-hub.js';
 import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
 import {
   VIRTIO_VSOCK_F_SEQPACKET_BIT,
@@ -54,6 +57,14 @@ export interface VsockDeviceOptions {
   readonly maxConnections?: number | undefined;
   /** Bytes that a guest may have under way to one host peer that does not read. */
   readonly bufAlloc?: number | undefined;
+  /** How long the guest may take to answer a connection of the host. */
+  readonly connectTimeoutMs?: number | undefined;
+  /** Where to count; see VsockCounters. */
+  readonly counters?: SharedArrayBuffer | undefined;
+  /** Whether `log` wants a line about every connection that ends. */
+  readonly logConnections?: boolean | undefined;
+  /** Replaces the device's configuration space. */
+  readonly writeConfig?: ((config: Uint8Array) => void) | undefined;
   readonly log: (level: VsockLogLevel, message: string) => void;
 }
 
@@ -68,6 +79,7 @@ const DEFAULT_BUF_ALLOC = 1024 * KIB;
 
 const RX_QUEUE = 0;
 const TX_QUEUE = 1;
+const EVENT_QUEUE = 2;
 
 /**
  * As many 4 KiB buffers as four reads of a full socket fill. With 256, the worker runs out of them before the guest has
@@ -80,9 +92,6 @@ const EVENT_QUEUE_SIZE = 8;
 
 /** What the transport says of a vsock device whose guest has `guestCid`. */
 export function vsockIdentity(guestCid: number): MmioDeviceIdentity {
-  // struct virtio_vsock_config { le64 guest_cid; } (5.10.4)
-  const config = new Uint8Array(8);
-  new DataView(config.buffer).setBigUint64(0, BigInt(guestCid), true);
   return {
     deviceId: VIRTIO_ID_VSOCK,
     features: featureWords([
@@ -93,14 +102,23 @@ export function vsockIdentity(guestCid: number): MmioDeviceIdentity {
       VIRTIO_RING_F_EVENT_IDX_BIT,
     ]),
     queueSizes: [RX_QUEUE_SIZE, TX_QUEUE_SIZE, EVENT_QUEUE_SIZE],
-    config,
+    config: vsockConfigSpace(guestCid),
   };
 }
 
-export class VsockDevice implements VirtioDevice, Poller {
-  readonly counters = new VsockCounters();
+function vsockConfigSpace(guestCid: number): Uint8Array {
+  // struct virtio_vsock_config { le64 guest_cid; } (5.10.4)
+  const config = new Uint8Array(8);
+  new DataView(config.buffer).setBigUint64(0, BigInt(guestCid), true);
+  return config;
+}
+
+export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
+  readonly counters: VsockCounters;
   private readonly loop: EventLoop;
   private readonly muxer: Muxer;
+  private readonly events = new EventQueue();
+  private readonly writeConfig: ((config: Uint8Array) => void) | undefined;
   private readonly listeners: readonly HostListener[];
   private readonly inProcess: StreamHub | undefined;
   private readonly log: (level: VsockLogLevel, message: string) => void;
@@ -117,6 +135,8 @@ export class VsockDevice implements VirtioDevice, Poller {
     };
     this.loop = loop;
     this.log = log;
+    this.writeConfig = options.writeConfig;
+    this.counters = new VsockCounters(options.counters);
     this.inProcess = options.inProcess;
     const bufAlloc = options.bufAlloc ?? DEFAULT_BUF_ALLOC;
     const open = endpointFactory(loop, new RingPool(bufAlloc));
@@ -125,10 +145,17 @@ export class VsockDevice implements VirtioDevice, Poller {
       guestCid,
       loop,
       maxConnections,
+      requestTimeoutMs: options.connectTimeoutMs ?? REQUEST_TIMEOUT_MS,
       bufAlloc,
       messageBufAlloc: longestMessage(bufAlloc),
       counters: this.counters,
       faults: new FaultLog(warn, () => loop.now(), this.counters),
+      onEnd:
+        options.logConnections === true
+          ? (info, reason) => {
+              log('debug', `${reason}: ${connectionLine(info)}`);
+            }
+          : undefined,
       route: (cid) => (cid === VMADDR_CID_HOST ? backend : options.inProcess?.siblingBackend(cid)),
     });
     const accepting = { open, loop, muxer: this.muxer, maxClients: maxConnections, warn };
@@ -139,13 +166,29 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.listeners = sockets.flatMap(({ fd, type }) =>
       fd === undefined ? [] : [new HostListener({ ...accepting, fd, type })],
     );
-    this.inProcess?.bind(this.muxer);
+    this.inProcess?.bind(this.muxer, this);
     loop.addPoller(this);
   }
 
   /** Connections at present, those that only drain included. */
   get connectionCount(): number {
     return this.muxer.connectionCount;
+  }
+
+  connections(): ConnectionInfo[] {
+    return this.muxer.connections();
+  }
+
+  setGuestCid(cid: number): void {
+    // Not in the middle of a batch, whose packets were sent under the old one.
+    this.loop.defer({
+      run: () => {
+        this.writeConfig?.(vsockConfigSpace(cid));
+        this.muxer.setGuestCid(cid);
+        this.events.transportReset();
+        this.log('debug', `the guest's context id is ${cid} from now on`);
+      },
+    });
   }
 
   activate(activation: Activation): void {
@@ -160,6 +203,7 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.armed = true;
     const seqpacket = hasFeature(activation.features, VIRTIO_VSOCK_F_SEQPACKET_BIT);
     this.muxer.activate(activation.memory, rx, tx, seqpacket);
+    this.events.activate(activation.memory, activation.queues[EVENT_QUEUE]);
     this.inProcess?.driverReady();
   }
 
@@ -167,6 +211,7 @@ export class VsockDevice implements VirtioDevice, Poller {
     this.interrupt = undefined;
     for (const listener of this.listeners) listener.dropHandshakes();
     this.muxer.deactivate();
+    this.events.deactivate();
   }
 
   queueNotified(_index: number): void {
@@ -175,13 +220,15 @@ export class VsockDevice implements VirtioDevice, Poller {
 
   poll(): boolean {
     if (this.interrupt === undefined) return false;
-    const result = this.muxer.poll();
-    if (result === MUXER_IDLE) return false;
+    const event = this.events.pump();
+    const result = event === EVENT_BROKEN ? MUXER_BROKEN : this.muxer.poll();
+    if (result === MUXER_IDLE && event === EVENT_IDLE) return false;
     if (this.armed) {
       this.armed = false;
       this.muxer.suppressNotifications();
     }
-    if (this.muxer.publish()) {
+    const told = this.events.publish();
+    if (this.muxer.publish() || told) {
       this.interrupt.usedBuffers();
       this.counters.add(INTERRUPTS, 1);
     }
@@ -192,7 +239,8 @@ export class VsockDevice implements VirtioDevice, Poller {
   armBeforeSleep(): boolean {
     if (this.interrupt === undefined) return false;
     this.armed = true;
-    return this.muxer.arm();
+    const event = this.events.arm();
+    return this.muxer.arm() || event;
   }
 
   close(): void {

@@ -15,6 +15,7 @@ import {
   Connection,
   CONNECTING,
   DRAINING,
+  REQUEST_TIMEOUT_MS,
   REQUESTED,
   type ConnectionContext,
   type ConnectionState,
@@ -24,10 +25,16 @@ import {
   CONNECTIONS_FROM_GUEST,
   CONNECTIONS_FROM_HOST,
   CONNECTIONS_REFUSED,
+  RESETS_BROKEN,
+  RESETS_FINISHED,
   RESETS_RECEIVED,
+  RESETS_REFUSED,
+  RESETS_TIMED_OUT,
+  RESETS_UNKNOWN,
   type VsockCounters,
 } from './counters.js';
-import type { Backend, StreamEndpoint } from './endpoint.js';
+import { describeConnection, type ConnectionInfo } from './connection-info.js';
+import type { Backend, EndReason, StreamEndpoint } from './endpoint.js';
 import type { FaultLog } from './fault-log.js';
 import { MessageConnection } from './message-connection.js';
 import {
@@ -63,15 +70,25 @@ const BUFFER_BUDGET = 256 * MIB;
 const BUFFER_SHARES = 64;
 const MIN_BUF_ALLOC = 4 * KIB;
 
+const RESETS_BY_REASON: Readonly<Record<EndReason, number>> = {
+  finished: RESETS_FINISHED,
+  refused: RESETS_REFUSED,
+  'timed-out': RESETS_TIMED_OUT,
+  reset: RESETS_BROKEN,
+};
+
 export interface MuxerOptions {
   readonly guestCid: number;
   readonly loop: EventLoop;
   readonly maxConnections: number;
+  readonly requestTimeoutMs?: number;
   readonly bufAlloc: number;
   /** The same for SEQPACKET, where it is the longest message too: no longer than what host sockets take at once. */
   readonly messageBufAlloc?: number;
   readonly counters: VsockCounters;
   readonly faults: FaultLog;
+  /** Hears of every connection that ends; when it is not there nothing is put together for it. */
+  readonly onEnd?: ((connection: ConnectionInfo, reason: EndReason) => void) | undefined;
   /** Who answers for `cid`, as the guest names it; `undefined` for nobody. */
   readonly route: (cid: number) => Backend | undefined;
 }
@@ -85,6 +102,7 @@ export type MuxerResult = typeof MUXER_IDLE | typeof MUXER_WORKED | typeof MUXER
 export class Muxer implements ConnectionContext, TxSink {
   readonly loop: EventLoop;
   readonly counters: VsockCounters;
+  readonly requestTimeoutMs: number;
   readonly rings: RingPool;
   readonly writeVector = new IovecArray();
   readonly segments: TxSegments;
@@ -98,14 +116,17 @@ export class Muxer implements ConnectionContext, TxSink {
   private readonly draining = new Set<Connection>();
   private rxQueue: SplitQueue | undefined;
   private txQueue: SplitQueue | undefined;
+  private guestCid: number;
   private nextEphemeral = 0;
   /** Whether the driver accepted VIRTIO_VSOCK_F_SEQPACKET. */
   private seqpacket = false;
 
   constructor(options: MuxerOptions) {
     this.options = options;
+    this.guestCid = options.guestCid;
     this.loop = options.loop;
     this.counters = options.counters;
+    this.requestTimeoutMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
     this.faults = options.faults;
     this.rings = new RingPool(options.bufAlloc);
     this.rx = new RxPath(options.guestCid, options.counters);
@@ -136,12 +157,26 @@ export class Muxer implements ConnectionContext, TxSink {
 
   /** Ends every connection without a word to the guest, and touches no queue from here on. */
   deactivate(): void {
-    for (const connection of this.table.all()) connection.end();
-    for (const connection of this.draining) connection.end();
+    this.endConnections();
     this.rx.deactivate();
     this.tx.deactivate();
     this.rxQueue = undefined;
     this.txQueue = undefined;
+  }
+
+  /** Every connection, as it is now: for a look at them, not for the hot path. */
+  connections(): ConnectionInfo[] {
+    return [...this.table.all(), ...this.draining].map(describeConnection);
+  }
+
+  /**
+   * The guest is to be `cid` from now on: what it had under its old one is forgotten without a word to it, and the host
+   * sides are closed.
+   */
+  setGuestCid(cid: number): void {
+    this.endConnections();
+    this.rx.changeGuest(cid);
+    this.guestCid = cid;
   }
 
   /** One batch each way. The caller publishes what was staged. */
@@ -209,7 +244,7 @@ export class Muxer implements ConnectionContext, TxSink {
 
   receive(header: PacketHeader, payload: number): void {
     const { srcCid, srcPort, dstCid, dstPort, type, op } = header;
-    if (header.reservedCidBits !== 0 || srcCid !== this.options.guestCid) {
+    if (header.reservedCidBits !== 0 || srcCid !== this.guestCid) {
       this.faults.report('tx packet with a source CID that is not the guest dropped', srcCid);
       return;
     }
@@ -267,7 +302,8 @@ export class Muxer implements ConnectionContext, TxSink {
     this.rx.queueReady(connection);
   }
 
-  queueReset(connection: Connection): void {
+  queueReset(connection: Connection, reason: EndReason): void {
+    this.counters.add(RESETS_BY_REASON[reason], 1);
     this.rx.resets.push(connection.guestPort, connection.peerPort, connection.peerCid, connection.type);
   }
 
@@ -281,8 +317,9 @@ export class Muxer implements ConnectionContext, TxSink {
     this.draining.add(connection);
   }
 
-  ended(connection: Connection): void {
+  ended(connection: Connection, reason: EndReason): void {
     this.draining.delete(connection);
+    this.options.onEnd?.(describeConnection(connection), reason);
   }
 
   // ----
@@ -293,7 +330,9 @@ export class Muxer implements ConnectionContext, TxSink {
     if (op === VIRTIO_VSOCK_OP_RST) return;
     const backend = this.backendFor(dstCid, type);
     if (op !== VIRTIO_VSOCK_OP_REQUEST || backend === undefined || this.full()) {
-      if (op === VIRTIO_VSOCK_OP_REQUEST) this.counters.add(CONNECTIONS_REFUSED, 1);
+      const asked = op === VIRTIO_VSOCK_OP_REQUEST;
+      if (asked) this.counters.add(CONNECTIONS_REFUSED, 1);
+      this.counters.add(asked ? RESETS_REFUSED : RESETS_UNKNOWN, 1);
       this.rx.resets.push(srcPort, dstPort, dstCid, type);
       return;
     }
@@ -303,6 +342,11 @@ export class Muxer implements ConnectionContext, TxSink {
     connection.updateCredit(header);
     const pending = backend.connect(dstPort, connection, srcPort, type);
     if (pending !== undefined) connection.awaitConnect(pending);
+  }
+
+  private endConnections(): void {
+    for (const connection of this.table.all()) connection.end();
+    for (const connection of this.draining) connection.end();
   }
 
   private backendFor(cid: number, type: number): Backend | undefined {

@@ -18,6 +18,7 @@ import {
 import {
   CREDIT_STALLS,
   RESETS_SENT,
+  RX_BATCHES,
   RX_BYTES,
   RX_PACKETS,
   RX_READS,
@@ -59,7 +60,7 @@ export type RxResult = typeof RX_IDLE | typeof RX_WORKED | typeof RX_BROKEN;
 
 export class RxPath {
   readonly resets = new ResetQueue();
-  private readonly guestCid: number;
+  private guestCid: number;
   private readonly counters: VsockCounters;
   private readonly header = new PacketHeader();
   private readonly controls = new Fifo<Connection>();
@@ -88,6 +89,16 @@ export class RxPath {
     this.queue = undefined;
     this.buffers = undefined;
     this.starved = false;
+    this.forget();
+  }
+
+  /** Forgets everything that waits: it was for a guest with another CID. */
+  changeGuest(cid: number): void {
+    this.forget();
+    this.guestCid = cid;
+  }
+
+  private forget(): void {
     this.resets.clear();
     this.controls.clear();
     this.ready.clear();
@@ -122,6 +133,7 @@ export class RxPath {
       packets += this.sendNext(buffers);
     } while (packets < BATCH_PACKETS && this.hasWork());
     this.counters.add(RX_PACKETS, packets);
+    if (packets > 0) this.counters.add(RX_BATCHES, 1);
     // Buffers that were refused go back as well.
     return packets > 0 || queue.staged ? RX_WORKED : RX_IDLE;
   }
@@ -186,6 +198,7 @@ export class RxPath {
       packets = buffers.finish(bytes, this.header);
       credit.consume(bytes, packets, buffers.largestPacket);
       this.counters.add(RX_BYTES, bytes);
+      connection.rxBytes += bytes;
       this.counters.add(RX_READS, 1);
       // A short read has emptied the socket: what comes later is told anew, but an end that was told already is not.
       if (bytes < wanted && !connection.hostEnded) connection.mayRead = false;
@@ -216,6 +229,7 @@ export class RxPath {
       const packets = buffers.finish(bytes, this.header, endpoint.messageEnded ? VIRTIO_VSOCK_SEQ_EOM_MASK : 0);
       connection.sent(bytes, packets, buffers.largestPacket);
       this.counters.add(RX_BYTES, bytes);
+      connection.rxBytes += bytes;
       this.counters.add(RX_READS, 1);
       // There may be another message, however short this one was.
       this.queueReady(connection);

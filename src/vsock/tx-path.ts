@@ -8,7 +8,7 @@ import { DescriptorChain } from '../devices/virtio/chain.js';
 import { BAD_CHAIN, BROKEN, EMPTY, type SplitQueue } from '../devices/virtio/queue.js';
 import type { GuestMemory } from '../platform/guest-memory.js';
 import type { Connection } from './connection.js';
-import { TX_PACKETS, type VsockCounters } from './counters.js';
+import { TX_BATCHES, TX_PACKETS, type VsockCounters } from './counters.js';
 import type { FaultLog } from './fault-log.js';
 import { HEADER_SIZE, PacketHeader } from './packet.js';
 import { NO_SEGMENT, TxSegments } from './tx-segments.js';
@@ -74,7 +74,10 @@ export class TxPath {
       else this.take(chain);
       queue.addUsed(chain.head, 0);
     }
-    if (packets > 0) this.flushAll();
+    if (packets > 0) {
+      this.flushAll();
+      this.counters.add(TX_BATCHES, 1);
+    }
     this.counters.add(TX_PACKETS, packets);
     if (broken) return TX_BROKEN;
     return packets > 0 ? TX_WORKED : TX_IDLE;

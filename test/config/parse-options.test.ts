@@ -158,6 +158,28 @@ describe('what is refused', () => {
     });
   });
 
+  test('the limits of a vsock device', () => {
+    const limits = 'max_connections=100,buf_alloc=4M,poll_us=50,connect_timeout_ms=500';
+    expect(parse({ vsock: `cid=3,socket=${folder}/s,${limits}` }).vsock).toMatchObject({
+      max_connections: 100,
+      buf_alloc: 4_194_304,
+      poll_us: 50,
+      connect_timeout_ms: 500,
+    });
+  });
+
+  test.each([
+    ['max_connections=0', '--vsock max_connections: 0 connections are too few. Use 1 to 1048576.'],
+    ['max_connections=1048577', '--vsock max_connections: 1048577 connections are too many'],
+    ['buf_alloc=4095', '--vsock buf_alloc: 4095 bytes are too few. Use 4096 to 67108864.'],
+    ['buf_alloc=65M', '--vsock buf_alloc: 68157440 bytes are too many'],
+    ['poll_us=-1', '--vsock poll_us: -1 microseconds are too few'],
+    ['poll_us=10001', '--vsock poll_us: 10001 microseconds are too many'],
+    ['connect_timeout_ms=0', '--vsock connect_timeout_ms: 0 milliseconds are too few'],
+  ])('a vsock limit out of its range is refused: %s', (limit, message) => {
+    expectRefusal({ vsock: `cid=3,socket=${folder}/s,${limit}` }, 'OUT_OF_RANGE', message);
+  });
+
   test('a vsock device without cid or socket', () => {
     expectRefusal({ vsock: 'socket=/tmp/s' }, 'MISSING_KEY', '--vsock cid: missing. Write --vsock cid=N,socket=PATH.');
     expectRefusal({ vsock: 'cid=3' }, 'MISSING_KEY', '--vsock socket: missing');
@@ -186,7 +208,7 @@ describe('what is refused', () => {
   });
 
   test('an unknown key, with the nearest', () => {
-    expectRefusal({ vsock: 'cid=3,sokcet=/tmp/a' }, 'UNKNOWN_KEY', 'Did you mean socket? There are cid, socket, peer.');
+    expectRefusal({ vsock: 'cid=3,sokcet=/tmp/a' }, 'UNKNOWN_KEY', 'Did you mean socket? There are cid, socket, peer,');
     expectRefusal({ memory: '128M' }, 'UNKNOWN_KEY', 'Did you mean size=128M?');
     expectRefusal({ memory: 'constructor=1' }, 'UNKNOWN_KEY', 'There is only size.');
   });

@@ -2,6 +2,7 @@
 // leaves room for the port suffix of guest-initiated connections. Peers are other guests: each has a CID of its own. Their
 // sockets need not exist yet, since a guest may start before its sibling.
 
+import { KIB, MIB } from '../../platform/units.js';
 import type { VsockConfig, VsockPeerConfig } from '../vm-config.js';
 import { showValue } from '../config-error.js';
 import { checkCreatable } from './files.js';
@@ -29,6 +30,39 @@ export function checkVsock(vsock: VsockConfig, complain: Complain): void {
   checkCid('vsock.cid', vsock.cid, complain);
   if (vsock.socket !== undefined) checkSocketPath(vsock.socket, complain);
   checkPeers(vsock.peers ?? [], vsock.cid, complain);
+  for (const limit of LIMITS) checkLimit(limit, vsock[limit.key], complain);
+}
+
+type LimitKey = 'max_connections' | 'buf_alloc' | 'poll_us' | 'connect_timeout_ms';
+
+interface Limit {
+  readonly key: LimitKey;
+  readonly unit: string;
+  readonly min: number;
+  readonly max: number;
+}
+
+const LIMITS: readonly Limit[] = [
+  // The worker's descriptors are the bound long before; a number beyond this is a slip.
+  { key: 'max_connections', unit: 'connections', min: 1, max: 1_048_576 },
+  // A packet of Linux fits the least; above the most, what one guest can make the host hold is out of proportion.
+  { key: 'buf_alloc', unit: 'bytes', min: 4 * KIB, max: 64 * MIB },
+  // Beyond 10 ms of polling a sleep costs nothing in comparison.
+  { key: 'poll_us', unit: 'microseconds', min: 0, max: 10_000 },
+  { key: 'connect_timeout_ms', unit: 'milliseconds', min: 1, max: 600_000 },
+];
+
+function checkLimit({ key, unit, min, max }: Limit, value: number | undefined, complain: Complain): void {
+  if (value === undefined) return;
+  const field = `vsock.${key}`;
+  const mend = `Use ${min} to ${max}.`;
+  if (!Number.isInteger(value)) {
+    complain(field, value, { code: 'WRONG_TYPE', problem: `${value} is not a whole number of ${unit}`, mend });
+  }
+  if (value < min || value > max) {
+    const problem = `${value} ${unit} are too ${value < min ? 'few' : 'many'}`;
+    complain(field, value, { code: 'OUT_OF_RANGE', problem, mend });
+  }
 }
 
 function checkPeers(peers: readonly VsockPeerConfig[], ownCid: number, complain: Complain): void {

@@ -7,6 +7,7 @@ import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:wor
 import { createEventFd, drainEventFd } from '../../platform/eventfd.js';
 import { FdWatcher } from '../../platform/fd-watcher.js';
 import { close } from '../../platform/libc.js';
+import type { ConnectionInfo } from '../connection-info.js';
 import type { Fd } from '../../platform/units.js';
 import { BELL_SLOTS, BellAnswerer, BellRinger, createBellMemory } from './bell.js';
 import { VsockError, type VsockErrorCode } from './errors.js';
@@ -54,6 +55,13 @@ export interface InProcessHandles extends InProcessShared {
   readonly port: MessagePort;
 }
 
+const VM_ENDED = 'the VM has ended';
+
+interface PendingList {
+  readonly resolve: (connections: readonly ConnectionInfo[]) => void;
+  readonly reject: (error: Error) => void;
+}
+
 export class VsockHost implements StreamOwner {
   readonly cid: number;
   readonly handles: InProcessHandles;
@@ -69,6 +77,9 @@ export class VsockHost implements StreamOwner {
   private readonly servers = new Map<number, VsockServer>();
   /** Other guests in this process, by CID. */
   private readonly siblings = new Map<number, VsockHost>();
+  /** Who asked for the connections, by token. */
+  private readonly lists = new Map<number, PendingList>();
+  private nextToken = 0;
   /** Descriptors on their way to the worker. */
   private readonly handedOver = new Set<Fd>();
   private state: 'created' | 'running' | 'ending' | 'closed' = 'created';
@@ -146,6 +157,24 @@ export class VsockHost implements StreamOwner {
     return server;
   }
 
+  // ---- The device
+
+  /** The guest's connections, as the worker finds them. None before the guest runs; rejects with VsockError CLOSED. */
+  connections(): Promise<readonly ConnectionInfo[]> {
+    if (this.state === 'created') return Promise.resolve([]);
+    if (this.state !== 'running') return Promise.reject(new VsockError('CLOSED', undefined, { detail: VM_ENDED }));
+    const token = this.nextToken++;
+    return new Promise((resolve, reject) => {
+      this.lists.set(token, { resolve, reject });
+      this.tell({ op: 'list', token });
+    });
+  }
+
+  /** Tells the worker the guest's new CID. */
+  setGuestCid(cid: number): void {
+    if (this.state === 'created' || this.state === 'running') this.tell({ op: 'set-cid', cid });
+  }
+
   // ---- Other guests in this process
 
   /** From now on connections of this guest to `other`'s CID go straight to it. */
@@ -182,6 +211,8 @@ export class VsockHost implements StreamOwner {
     this.port.close();
     for (const fd of this.handedOver) close(fd);
     for (const user of [...this.users]) user?.vmEnded();
+    for (const { reject } of this.lists.values()) reject(new VsockError('CLOSED', undefined, { detail: VM_ENDED }));
+    this.lists.clear();
     for (const server of [...this.servers.values()]) server.close();
     this.bell.silence();
     close(this.handles.workerEvent);
@@ -210,7 +241,7 @@ export class VsockHost implements StreamOwner {
 
   private checkOpen(port: number): void {
     if (this.vmIsEnding) {
-      throw new VsockError('CLOSED', port, { detail: 'the VM has ended' });
+      throw new VsockError('CLOSED', port, { detail: VM_ENDED });
     }
   }
 
@@ -242,6 +273,10 @@ export class VsockHost implements StreamOwner {
         return;
       case 'adopted':
         this.handedOver.delete(message.fd);
+        return;
+      case 'connections':
+        this.lists.get(message.token)?.resolve(message.connections);
+        this.lists.delete(message.token);
         return;
     }
   }

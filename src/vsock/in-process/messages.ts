@@ -4,6 +4,7 @@
 // blocks outside JavaScript; to the main thread they come as ordinary messages.
 
 import type { Fd } from '../../platform/units.js';
+import type { ConnectionInfo } from '../connection-info.js';
 
 /** The bell slot that means: there are control messages. */
 export const CONTROL_SLOT = 0;
@@ -39,6 +40,10 @@ export type HostMessage =
     }
   | { readonly op: 'refuse'; readonly token: number }
   | { readonly op: 'listen' | 'unlisten'; readonly port: number }
+  /** The guest's own CID changes. */
+  | { readonly op: 'set-cid'; readonly cid: number }
+  /** Asks for `connections`. */
+  | { readonly op: 'list'; readonly token: number }
   /** The guest with `cid` is, or is no longer, in this process: connections to it go there by `join`. */
   | { readonly op: 'sibling'; readonly cid: number; readonly direct: boolean }
   /** Ask the guest for a connection to `port` on behalf of a sibling, which speaks at `fd` (now the worker's). */
@@ -55,5 +60,7 @@ export type WorkerMessage =
   | { readonly op: 'incoming'; readonly token: number; readonly port: number; readonly guestPort: number }
   /** The guest asks for a connection to a sibling in this process, whose end of it is `fd` (now the main thread's). */
   | { readonly op: 'join'; readonly cid: number; readonly port: number; readonly guestPort: number; readonly fd: Fd }
+  /** The answer to `list`. */
+  | { readonly op: 'connections'; readonly token: number; readonly connections: readonly ConnectionInfo[] }
   /** The worker has taken over the descriptor of an `adopt`. */
   | { readonly op: 'adopted'; readonly fd: Fd };

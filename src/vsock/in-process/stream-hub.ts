@@ -6,6 +6,7 @@
 import { EPOLLET, EPOLLIN } from '../../platform/epoll.js';
 import type { EventLoop, Poller, Timer, TimerTask } from '../../platform/event-loop.js';
 import type { Fd } from '../../platform/units.js';
+import type { ConnectionInfo } from '../connection-info.js';
 import type { Backend, ConnectOutcome, PendingConnect, StreamEndpoint } from '../endpoint.js';
 import { SiblingBackend, type PeerSocket } from '../sibling.js';
 import { UnixEndpoint } from '../unix-endpoint.js';
@@ -42,6 +43,12 @@ export interface GuestConnector {
   connectToGuest(guestPort: number, endpoint: StreamEndpoint, from?: PeerAddress): boolean;
 }
 
+/** What the main thread may ask of the device. */
+export interface DeviceControl {
+  setGuestCid(cid: number): void;
+  connections(): ConnectionInfo[];
+}
+
 export interface StreamHubOptions {
   readonly loop: EventLoop;
   readonly shared: InProcessShared;
@@ -70,6 +77,7 @@ export class StreamHub implements Poller, Backend, EndpointHub {
   /** By CID. */
   private readonly siblings = new Map<number, SiblingBackend>();
   private connector: GuestConnector | undefined;
+  private control: DeviceControl | undefined;
 
   constructor(options: StreamHubOptions) {
     const { loop, shared } = options;
@@ -85,8 +93,9 @@ export class StreamHub implements Poller, Backend, EndpointHub {
   }
 
   /** Tells the hub whom to ask for connections to the guest; the device does, once. */
-  bind(connector: GuestConnector): void {
+  bind(connector: GuestConnector, control?: DeviceControl): void {
     this.connector = connector;
+    this.control = control;
   }
 
   /** Connects that waited for the driver go ahead. */
@@ -184,6 +193,12 @@ export class StreamHub implements Poller, Backend, EndpointHub {
         return;
       case 'unlisten':
         this.ports.delete(message.port);
+        return;
+      case 'set-cid':
+        this.control?.setGuestCid(message.cid);
+        return;
+      case 'list':
+        this.send({ op: 'connections', token: message.token, connections: this.control?.connections() ?? [] });
         return;
       case 'sibling':
         this.sibling(message.cid).direct = message.direct;

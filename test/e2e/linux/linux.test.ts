@@ -8,9 +8,10 @@ import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { MIB } from '../../../src/platform/units.js';
+import { KIB, MIB } from '../../../src/platform/units.js';
 import { describeKvm } from '../../support/kvm.js';
 import { BOOT_LIMIT_MS, COMMAND_LIMIT_MS, LinuxGuest } from '../../support/linux-guest.js';
+import { SeqpacketClient } from '../../support/seqpacket-client.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
 
 function sha256(data: Uint8Array): string {
@@ -146,6 +147,60 @@ describeKvm('a Linux guest', () => {
       await expect(guest.run('vsock-tool connect 2 4444 sink')).rejects.toThrow(/exit status/);
     },
     COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'SEQPACKET: the boundaries of messages are kept both ways',
+    async () => {
+      const from = guest.console.text.length;
+      await guest.startUntil('vsock-tool listen 5000 echo seqpacket b=200000', /vsock-tool: listening 5000/);
+      using client = await SeqpacketClient.connect(socketPath, 5000);
+      const sent = [1, 100, 4096, 4097, 60_000, 1, 150_000].map((length) => randomBytes(length));
+      for (const message of sent) {
+        await client.send(message);
+        expect((await client.receive())?.equals(message)).toBe(true);
+      }
+      client.end();
+      expect(await client.receive()).toBeUndefined();
+      const report = await guest.finish(from);
+      expect(report).toContain(`rxmsgs=${sent.length} `);
+      expect(report).toContain(`txmsgs=${sent.length} `);
+      expect(report).toContain(`rxsha=${sha256(Buffer.concat(sent))}`);
+      expect(report).toContain('end=eof');
+    },
+    COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'loopback in the guest (CID 1): both ends in the guest, and the host sees nothing of it',
+    async () => {
+      await guest.run('vsock-tool listen 5001 sink & sleep 2');
+      const report = await guest.run(`vsock-tool connect 1 5001 source ${64 * KIB}; wait`);
+      const sums = [...report.matchAll(/[rt]xsha=([0-9a-f]{64})/g)].map(([, sum]) => sum);
+      expect(sums.length).toBe(2);
+      expect(sums[0]).toBe(sums[1]);
+    },
+    2 * COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'the driver is unbound and bound again: connections work as before',
+    async () => {
+      const driver = '/sys/bus/virtio/drivers/vmw_vsock_virtio_transport';
+      const device = await guest.run(`cd ${driver}; echo virtio*; cd /`);
+      expect(device).toMatch(/^virtio\d+$/);
+      await guest.run(`echo ${device} > ${driver}/unbind`);
+      // Closed at once, with or without the line having been read.
+      await expect(connectVsock(socketPath, 5002)).rejects.toThrow(/closed before OK|ECONNRESET|EPIPE/);
+      await guest.run(`echo ${device} > ${driver}/bind`);
+      const from = guest.console.text.length;
+      await guest.startUntil('vsock-tool listen 5002 echo', /vsock-tool: listening 5002/);
+      const socket = await connectVsock(socketPath, 5002);
+      socket.end('after the driver came back');
+      expect((await readAll(socket)).toString()).toBe('after the driver came back');
+      expect(await guest.finish(from)).toContain('end=eof');
+    },
+    3 * COMMAND_LIMIT_MS,
   );
 
   test(
