@@ -202,9 +202,10 @@ export function keyedOption<K extends Keys>(
 
   return {
     ...common(description),
-    usage: usages
-      .map(({ usage, spec }) => (spec.required || alternatives ? usage : `[${usage}]`))
-      .join(alternatives ? '|' : ','),
+    usage: joinUsages(
+      usages.map(({ usage, spec }) => (spec.required || alternatives ? usage : `[${usage}]`)),
+      alternatives ? '|' : ',',
+    ),
     keys: usages.map(({ usage, spec }) => ({ usage, help: spec.help })),
     labels: Object.fromEntries(
       // Where several words set one field, the field is named by the option alone.
@@ -240,4 +241,13 @@ function located(error: unknown, option: string, key: string | undefined, value:
     return new ConfigError({ option, key, value, label }, complaint);
   }
   return error;
+}
+
+/** What fits a line of the help: the keys are listed one by one below it anyway. */
+const LONGEST_USAGE = 60;
+
+function joinUsages(usages: readonly string[], separator: string): string {
+  const joined = usages.join(separator);
+  if (joined.length <= LONGEST_USAGE) return joined;
+  return [...usages.filter((usage) => !usage.startsWith('[')), '[KEY=VALUE...]'].join(separator);
 }
