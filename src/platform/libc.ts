@@ -39,6 +39,8 @@ export const libc = {
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
   ioctl: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, unsigned long, size_t)'),
+  // For KVM_RUN alone, which comes a hundred thousand times a second: 32-bit arguments convert a little faster.
+  ioctlInt: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, int, int)'),
   mmap: bind<(address: N, length: N, protection: N, flags: N, fd: N, offset: N) => N>(
     'size_t mmap(size_t, size_t, int, int, int, long)',
   ),

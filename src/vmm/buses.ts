@@ -15,33 +15,34 @@ export interface PortDevice {
 /** Where virtio-mmio devices are: one page each from here on. Same as Firecracker's. */
 export const VIRTIO_MMIO_BASE = 0xd000_0000;
 
-const NO_DEVICE = 0xff;
 const PORT_COUNT = 0x1_0000;
 const FLOATING_BYTE = 0xff;
 
+/** A device and where its ports begin. */
+interface PortSlot {
+  readonly device: PortDevice;
+  readonly base: number;
+}
+
 /** Port I/O: a table look-up per access. */
 export class PortBus {
-  private readonly slots = new Uint8Array(PORT_COUNT).fill(NO_DEVICE);
-  private readonly devices: PortDevice[] = [];
-  private readonly bases: number[] = [];
+  private readonly slots: (PortSlot | undefined)[] = new Array<PortSlot | undefined>(PORT_COUNT).fill(undefined);
 
   /** Puts `device` at ports [base, base + count). */
   add(base: number, count: number, device: PortDevice): void {
-    this.slots.fill(this.devices.length, base, base + count);
-    this.devices.push(device);
-    this.bases.push(base);
+    this.slots.fill({ device, base }, base, base + count);
   }
 
   /** One byte read from `port`. */
   readByte(port: number): number {
     const slot = this.slots[port];
-    return slot === NO_DEVICE ? FLOATING_BYTE : this.devices[slot].read(port - this.bases[slot]);
+    return slot === undefined ? FLOATING_BYTE : slot.device.read(port - slot.base);
   }
 
   /** One byte written to `port`. */
   writeByte(port: number, value: number): void {
     const slot = this.slots[port];
-    if (slot !== NO_DEVICE) this.devices[slot].write(port - this.bases[slot], value);
+    if (slot !== undefined) slot.device.write(port - slot.base, value);
   }
 
   /**
@@ -59,12 +60,9 @@ export class PortBus {
   /** `count` writes of `size` bytes each from `data` to `port`. */
   write(port: number, size: number, count: number, data: Uint8Array): void {
     const slot = this.slots[port];
-    if (count > 1 && size === 1 && slot !== NO_DEVICE && port === this.bases[slot]) {
-      const device = this.devices[slot];
-      if (device.writeString !== undefined) {
-        device.writeString(data.subarray(0, count));
-        return;
-      }
+    if (count > 1 && size === 1 && slot?.base === port && slot.device.writeString !== undefined) {
+      slot.device.writeString(data.subarray(0, count));
+      return;
     }
     for (let element = 0; element < count; element++) {
       for (let byte = 0; byte < size; byte++) {

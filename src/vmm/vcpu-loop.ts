@@ -79,7 +79,8 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
     const reason = run32[RUN.EXIT_REASON >>> 2];
     switch (reason) {
       case KVM_EXIT_IO: {
-        // Direction, size and port share a word: what an exit costs here is mostly the cache lines it touches.
+        // Direction, size and port share a word, and the data is page-aligned: what an exit costs here is mostly the
+        // cache lines it touches.
         const access = run32[RUN.IO_DIRECTION >>> 2];
         const direction = access & 0xff;
         const size = (access >>> 8) & 0xff;
@@ -87,7 +88,7 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
         const repeats = run32[RUN.IO_COUNT >>> 2];
         const offset = run32[RUN.IO_DATA_OFFSET >>> 2];
         if (direction === KVM_EXIT_IO_OUT) {
-          if (size === 1 && repeats === 1) ports.writeByte(port, run8[offset]);
+          if (size === 1 && repeats === 1) ports.writeByte(port, run32[offset >>> 2] & 0xff);
           else ports.write(port, size, repeats, run8.subarray(offset));
           if (power.action !== 'none') return { kind: power.action };
         } else if (size === 1 && repeats === 1) {

@@ -44,7 +44,7 @@ export class KvmVcpu {
 
   /** Runs the guest until its next exit: 0, or the negative errno (EINTR when kicked). Throws nothing. */
   enter(): number {
-    return orErrno(libc.ioctl(this.fd, KVM_RUN, 0));
+    return orErrno(libc.ioctlInt(this.fd, KVM_RUN, 0));
   }
 
   setCpuid(entries: readonly CpuidEntry[]): void {
