@@ -9,7 +9,7 @@ export const MAX_PATTERN = 64 * 1024;
 const table = Buffer.alloc(PERIOD + MAX_PATTERN);
 const random = new Random(1);
 for (let index = 0; index < PERIOD; index++) table[index] = random.bits();
-table.copy(table, PERIOD, 0, MAX_PATTERN);
+for (let index = PERIOD; index < table.length; index++) table[index] = table[index - PERIOD];
 
 /** Bytes [position, position + length) of stream `stream`: at most MAX_PATTERN, and not to be written to. */
 export function patternAt(stream: number, position: number, length: number): Buffer {
