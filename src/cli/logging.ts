@@ -47,7 +47,13 @@ export function createLog({ verbosity, file }: LogOptions): Log {
   return {
     write(lineLevel, component, message) {
       if (closed || LEVELS.indexOf(lineLevel) > threshold) return;
-      logger ??= createLogger(level, fd);
+      try {
+        logger ??= createLogger(level, fd);
+      } catch {
+        // Out of descriptors, say: the line that tells of it must not be the one that is lost.
+        writePlainly(fd ?? process.stderr.fd, `${lineLevel.toUpperCase()} ${component}: ${message}\n`);
+        return;
+      }
       logger.log({ level: lineLevel, message, component });
     },
     close() {
@@ -89,16 +95,20 @@ function createLogger(level: LogLevel, fd: number | undefined): winston.Logger {
   });
 }
 
+function writePlainly(fd: number, line: string | Buffer): void {
+  try {
+    writeSync(fd, typeof line === 'string' ? Buffer.from(line) : line);
+  } catch {
+    // There is nowhere left to say so.
+  }
+}
+
 /** A stream that has written when it says so. A log that cannot be written (a full disk) is no reason to end the VM. */
 function fileStream(fd: number): Writable {
   return new Writable({
     decodeStrings: true,
     write(chunk: Buffer, _encoding, done) {
-      try {
-        writeSync(fd, chunk);
-      } catch {
-        // There is nowhere left to say so.
-      }
+      writePlainly(fd, chunk);
       done();
     },
   });

@@ -3,7 +3,7 @@
 // so help (yargs), the log (winston) and the schema library (zod) stay out of a plain start.
 
 import { inspect } from 'node:util';
-import { exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
+import { EXIT_INTERNAL, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
 import type { VmConfig } from '../config/vm-config.js';
 import { createLog, type LogFunction } from './logging.js';
 import { parseCommandLine } from './options.js';
@@ -12,7 +12,22 @@ import { type Host, type RunnableVm, runVm } from './run.js';
 /** How long the process may take to end by itself after the VM has; something that still holds it is a bug. */
 const LINGER_LIMIT_MS = 2000;
 
-process.exitCode = await main(process.argv.slice(2));
+/** Set while a VM exists: what stops it when this thread fails. */
+let stopVm: (() => Promise<void>) | undefined;
+const failure = { seen: false };
+process.on('uncaughtException', (error) => {
+  // Without this Node would end the main thread and wait for the workers, which wait for their guest: for ever, and
+  // deaf to signals.
+  reportError(error, true);
+  if (failure.seen || stopVm === undefined) die(undefined);
+  failure.seen = true;
+  stopVm?.().catch(() => {
+    die(undefined);
+  });
+});
+
+const status = await main(process.argv.slice(2));
+process.exitCode = failure.seen ? EXIT_INTERNAL : status;
 // No process.exit: whatever would keep the process from ending is to be noticed, not hidden. Yet it does end.
 setTimeout(() => {
   say(`still held by ${process.getActiveResourcesInfo().join(', ')}, which is a bug; ending the process`);
@@ -52,7 +67,9 @@ async function createVm(
   const { prestartWorkers } = await import('../vmm/worker-pool.js');
   prestartWorkers({ io: config.vsock !== undefined });
   const { Vm } = await import('../vmm/vm.js');
-  return Vm.create(config, options);
+  const vm = await Vm.create(config, options);
+  stopVm = () => vm.stop();
+  return vm;
 }
 
 function host(): Host {
