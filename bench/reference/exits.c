@@ -12,28 +12,13 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "common.h"
+
 #define MEMORY_SIZE (2u << 20)
 #define PML4 0x1000
 #define PDPT 0x2000
 #define PD 0x3000
 #define CODE 0x100000
-
-#define CHECK(call)                                                                                                    \
-    ({                                                                                                                 \
-        long result_ = (long)(call);                                                                                   \
-        if (result_ < 0) {                                                                                             \
-            perror(#call);                                                                                             \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-        result_;                                                                                                       \
-    })
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
-}
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type, uint8_t l)
 {

@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 #define BUFFER_SIZE (256 << 10)
 #define WARM_UP 0.2
 // Calls on one ready socket before the next has its turn.
@@ -31,25 +33,8 @@
 #define TIMEOUT_SECONDS 20
 #define MAX_SAMPLES (1 << 22)
 
-#define CHECK(call)                                                                                                    \
-    ({                                                                                                                 \
-        long result_ = (long)(call);                                                                                   \
-        if (result_ < 0) {                                                                                             \
-            perror(#call);                                                                                             \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-        result_;                                                                                                       \
-    })
-
 static const char *path, *port;
 static char buffer[BUFFER_SIZE];
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
-}
 
 static int begin_connection(void)
 {

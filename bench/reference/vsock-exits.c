@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 #define MEMORY_SIZE (2u << 20)
 #define PML4 0x1000
 #define PDPT 0x2000
@@ -42,29 +44,12 @@
 #define WRITES_PER_EXIT 100
 #define WAKE_UPS 300
 
-#define CHECK(call)                                                                                                    \
-    ({                                                                                                                 \
-        long result_ = (long)(call);                                                                                   \
-        if (result_ < 0) {                                                                                             \
-            perror(#call);                                                                                             \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-        result_;                                                                                                       \
-    })
-
 struct machine {
     int vm, vcpu, event, irq;
     uint8_t *memory;
     struct kvm_run *run;
     int run_size;
 };
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
-}
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type, uint8_t l)
 {

@@ -26,22 +26,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common.h"
+
 #define BUFFERS 256
 #define BUFFER_SIZE 4096
 #define STRIDE 4160
 #define CALLS_PER_TURN 4
 #define EVENTS 64
 #define MAX_CONNECTIONS 16384
-
-#define CHECK(call)                                                                                                    \
-    ({                                                                                                                 \
-        long result_ = (long)(call);                                                                                   \
-        if (result_ < 0) {                                                                                             \
-            perror(#call);                                                                                             \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-        result_;                                                                                                       \
-    })
 
 enum service { ASKING = 0, ECHO = 7, DISCARD = 9, WAKE_ECHO = 17, CHARGEN = 19 };
 
