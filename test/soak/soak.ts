@@ -210,6 +210,7 @@ async function main(): Promise<boolean> {
       await console.waitFor(/> $/);
       await closed(await connectVsock(path, ECHO)); // Whatever is made once per process is made here.
       const idle = openDescriptors();
+      const sockets = readdirSync(directory);
       const start = performance.now();
       const soak = new Soak(path, start + seconds * 1000);
       // A soak that is interrupted ends in order and says what it found so far.
@@ -231,7 +232,8 @@ async function main(): Promise<boolean> {
       await settled(idle);
       const left = openDescriptors() - idle;
       if (left > 0) soak.problems.push(`${left} descriptors are left when all clients are gone`);
-      if (readdirSync(directory).length !== 1) soak.problems.push('files are left beside the socket');
+      const files = readdirSync(directory);
+      if (files.length !== sockets.length) soak.problems.push(`files are left beside the sockets: ${files.join(', ')}`);
       soak.problems.push(...growth(samples));
       for (const problem of soak.problems) print(`problem: ${problem}`);
       print(soak.problems.length === 0 ? 'soak: passed' : 'soak: FAILED');
