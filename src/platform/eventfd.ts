@@ -1,6 +1,6 @@
 // eventfd(2): a counter that threads, KVM (ioeventfd, irqfd) and epoll understand.
 
-import { check, close, libc, lastErrno } from './libc.js';
+import { check, libc, lastErrno } from './libc.js';
 import { EAGAIN, SysError } from './errno.js';
 import { NativeBuffer } from './native-buffer.js';
 import type { Fd } from './units.js';
@@ -31,9 +31,4 @@ export function drainEventFd(fd: Fd): boolean {
   if (libc.read(fd, counter.address, 8) === 8) return true;
   if (lastErrno() !== EAGAIN) throw new SysError('read eventfd', lastErrno());
   return false;
-}
-
-/** Closes `fd` if it was made: for set-up code that unwinds. */
-export function closeIfOpen(fd: Fd | undefined): void {
-  if (fd !== undefined) close(fd);
 }

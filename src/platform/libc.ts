@@ -35,7 +35,6 @@ export const libc = {
   readv: bind<(fd: N, iov: N, count: N) => N>('long readv(int, size_t, int)'),
   writev: bind<(fd: N, iov: N, count: N) => N>('long writev(int, size_t, int)'),
   pread: bind<(fd: N, buffer: N, count: N, offset: N) => N>('long pread(int, size_t, size_t, long)'),
-  fcntl: bind<(fd: N, command: N, argument: N) => N>('int fcntl(int, int, long)'),
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
   ioctl: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, unsigned long, size_t)'),
@@ -45,7 +44,6 @@ export const libc = {
     'size_t mmap(size_t, size_t, int, int, int, long)',
   ),
   munmap: bind<(address: N, length: N) => N>('int munmap(size_t, size_t)'),
-  madvise: bind<(address: N, length: N, advice: N) => N>('int madvise(size_t, size_t, int)'),
   memfd_create: bind<(name: string, flags: N) => N>('int memfd_create(const char *, unsigned int)'),
   eventfd: bind<(initial: N, flags: N) => N>('int eventfd(unsigned int, int)'),
   timerfd_create: bind<(clock: N, flags: N) => N>('int timerfd_create(int, int)'),
@@ -67,7 +65,6 @@ export const libc = {
     'int setsockopt(int, int, int, size_t, unsigned int)',
   ),
   send: bind<(fd: N, buffer: N, count: N, flags: N) => N>('long send(int, size_t, size_t, int)'),
-  sendmsg: bind<(fd: N, message: N, flags: N) => N>('long sendmsg(int, size_t, int)'),
   recvmsg: bind<(fd: N, message: N, flags: N) => N>('long recvmsg(int, size_t, int)'),
   sigaction: bind<(signal: N, action: N, old: N) => N>('int sigaction(int, size_t, size_t)'),
   // glibc only wraps gettid and tgkill since 2.30, and musl never did: the raw call works everywhere.

@@ -15,10 +15,8 @@ export type SocketType = typeof SOCK_STREAM | typeof SOCK_SEQPACKET;
 
 export const SHUT_RD = 0;
 export const SHUT_WR = 1;
-export const SHUT_RDWR = 2;
 
 const SOL_SOCKET = 1;
-const SO_ERROR = 4;
 const SO_SNDBUF = 7;
 
 /** struct sockaddr_un { sa_family_t sun_family; char sun_path[108]; } */
@@ -137,14 +135,6 @@ const FIONREAD = 0x541b;
 export function bytesWaiting(fd: Fd): number {
   optionValue.setU32(0, 0);
   check(libc.ioctl(fd, FIONREAD, optionValue.address), 'ioctl FIONREAD');
-  return optionValue.view.getInt32(0, true);
-}
-
-/** Takes the pending error of a socket: its errno, 0 for none. Throws SysError. */
-export function takeSocketError(fd: Fd): number {
-  optionValue.setU32(0, 0);
-  optionValue.setU32(4, 4);
-  check(libc.getsockopt(fd, SOL_SOCKET, SO_ERROR, optionValue.address, optionValue.address + 4), 'getsockopt SO_ERROR');
   return optionValue.view.getInt32(0, true);
 }
 

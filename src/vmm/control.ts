@@ -27,7 +27,7 @@ const CONTROL_BYTES = 8192;
 // When the guest wrote each POST code first: milliseconds since the epoch, as Float64, behind the words.
 const POST_CODE_COUNT = 256;
 
-const STATE_IDLE = 0;
+// 0: not running yet.
 const STATE_RUNNING = 1;
 const STATE_STOPPED = 2;
 
@@ -92,11 +92,6 @@ export class ControlBlock {
     } finally {
       release(this.words, STATE_LOCK);
     }
-  }
-
-  /** Whether the vCPU has neither started nor is running. */
-  isVcpuIdle(vcpu: number): boolean {
-    return Atomics.load(this.words, VCPUS + vcpu * VCPU_WORDS + VCPU_STATE) === STATE_IDLE;
   }
 
   /** Exits to user space that a vCPU has taken so far, to within 64. */

@@ -6,14 +6,12 @@
 // One allocation is at once V8 views in every thread, KVM memory slots, and a file.
 
 import { totalmem } from 'node:os';
+import { DEVICE_HOLE_END, DEVICE_HOLE_START } from '../boot/layout.js';
 import type { MemoryChunk, MemoryMap } from '../platform/guest-memory.js';
 import { createMemfd, mapOverSharedBuffer, unmapFromSharedBuffer } from '../platform/mapping.js';
 import { close } from '../platform/libc.js';
-import { formatBytes, GIB, guestAddress, TWO_POW_32, type Fd } from '../platform/units.js';
+import { formatBytes, GIB, guestAddress, type Fd } from '../platform/units.js';
 import { VmError } from './errors.js';
-
-/** RAM ends here and goes on at 4 GiB; devices and APICs live between. Same as Cloud Hypervisor's. */
-export const MMIO_HOLE_START = 3 * GIB;
 
 /** Element indices into a chunk's byte view stay below 2^31, on V8's fast path. */
 const MAX_CHUNK_SIZE = 2 * GIB;
@@ -31,8 +29,8 @@ export function planMemory(size: number): Range[] {
       ranges.push({ gpa: start + done, size: Math.min(MAX_CHUNK_SIZE, length - done) });
     }
   };
-  addRange(0, Math.min(size, MMIO_HOLE_START));
-  addRange(TWO_POW_32, Math.max(0, size - MMIO_HOLE_START));
+  addRange(0, Math.min(size, DEVICE_HOLE_START));
+  addRange(DEVICE_HOLE_END, Math.max(0, size - DEVICE_HOLE_START));
   return ranges;
 }
 

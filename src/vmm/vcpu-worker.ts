@@ -1,9 +1,10 @@
 // Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
 
 import { parentPort } from 'node:worker_threads';
-import { I8042 } from '../devices/legacy/i8042.js';
+import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
+import { COM1_PORT, SERIAL_PORT_COUNT } from '../devices/legacy/serial-registers.js';
 import { SerialPort } from '../devices/legacy/serial.js';
-import { SleepControl } from '../devices/legacy/sleep-control.js';
+import { SLEEP_CONTROL_PORT, SleepControl } from '../devices/legacy/sleep-control.js';
 import { MmioRegisters } from '../devices/virtio/mmio.js';
 import { signalEventFd } from '../platform/eventfd.js';
 import { currentThreadId } from '../platform/libc.js';
@@ -18,12 +19,7 @@ import type { VcpuMessage, VcpuStart } from './worker-protocol.js';
 
 const modulesLoaded = epochNow();
 
-const COM1_BASE = 0x3f8;
-const COM1_PORTS = 8;
-const I8042_BASE = 0x60;
-const I8042_PORTS = 5;
 const POST_CODE_PORT = 0x80;
-const SLEEP_CONTROL_PORT = 0x600;
 
 /** Port 0x80: firmware writes progress codes there. The first time of each is kept. */
 class PostCodePort implements PortDevice {
@@ -55,12 +51,12 @@ function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest
         signalEventFd(serial.wakeEvent);
       },
     );
-    ports.add(COM1_BASE, COM1_PORTS, port);
+    ports.add(COM1_PORT, SERIAL_PORT_COUNT, port);
   }
   const request = (action: 'shutdown' | 'reset'): void => {
     power.action = action;
   };
-  ports.add(I8042_BASE, I8042_PORTS, new I8042(request));
+  ports.add(I8042_BASE_PORT, I8042_PORT_COUNT, new I8042(request));
   ports.add(SLEEP_CONTROL_PORT, 1, new SleepControl(request));
   ports.add(POST_CODE_PORT, 1, new PostCodePort(control));
   return ports;

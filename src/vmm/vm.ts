@@ -12,6 +12,7 @@ import type { BootState } from '../boot/state.js';
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
+import { COM1_IRQ } from '../devices/legacy/serial-registers.js';
 import { createSerialShared } from '../devices/legacy/serial-shared.js';
 import { createMmioPage, MMIO_DEVICE_SIZE, REG_QUEUE_NOTIFY, type MmioDeviceIdentity } from '../devices/virtio/mmio.js';
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
@@ -58,7 +59,6 @@ export const BUILT_IN_GUEST = fileURLToPath(new URL('../../../firmware/tsvmm-gue
 
 /** What the built-in guest writes to port 0x80 before anything else. */
 const POST_CODE_FIRST_INSTRUCTION = 1;
-const SERIAL_GSI = 4;
 /** Interrupt lines of the virtio devices, in the order of their pages: 0 to 4 belong to the legacy devices. */
 const FIRST_VIRTIO_GSI = 5;
 
@@ -328,7 +328,7 @@ export class Vm {
       irqEvent: this.ownEventFd(),
       wakeEvent: this.ownEventFd(),
     };
-    vm.addIrqFd(handles.irqEvent, SERIAL_GSI);
+    vm.addIrqFd(handles.irqEvent, COM1_IRQ);
     this.serialConsole = this.resources.own(
       new SerialConsole(serial, handles, (message) => {
         this.log('warn', 'serial', message);
