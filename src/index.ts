@@ -8,7 +8,7 @@ export type {
   MemoryConfig,
   PayloadConfig,
   SerialConfig,
-  SerialMode,
+  ConsoleMode,
   VmConfig,
   VmConfigInput,
   VsockConfig,

@@ -7,8 +7,12 @@ import { GrammarError, type Part, parseParts, quoted } from './option-grammar.js
 import { ValueError, type ValueKind } from './values.js';
 import type { VmConfig } from './vm-config.js';
 
-/** What one option contributes to the configuration: fields of sections, merged over the defaults. */
-export type ConfigPart = { readonly [Section in keyof VmConfig]?: Partial<VmConfig[Section]> };
+/** What one option contributes to the configuration: fields of sections, devices, or a whole value. */
+export type ConfigPart = {
+  readonly [Section in keyof VmConfig]?: VmConfig[Section] extends readonly unknown[] | undefined
+    ? VmConfig[Section]
+    : Partial<VmConfig[Section]>;
+};
 
 /** A line of help about a key. */
 export interface KeyHelp {

@@ -33,10 +33,17 @@ function refuseRepetition(spec: OptionSpec, given: readonly string[]): void {
 }
 
 function merge(config: VmConfig, part: ConfigPart): VmConfig {
-  const merged: Record<string, object> = { ...config };
-  for (const [section, fields] of Object.entries(part)) merged[section] = { ...merged[section], ...fields };
+  const merged: Record<string, unknown> = { ...config };
+  for (const [section, given] of Object.entries(part)) merged[section] = combine(merged[section], given);
   // Each part holds whole values of the fields that it names, so a complete configuration stays one.
   return merged as unknown as VmConfig;
+}
+
+/** Devices of a kind add up, fields of a section replace those before, and anything else is simply replaced. */
+function combine(before: unknown, given: unknown): unknown {
+  if (Array.isArray(given)) return [...((before as unknown[] | undefined) ?? []), ...(given as unknown[])];
+  if (typeof given === 'object' && given !== null) return { ...(before as object | undefined), ...given };
+  return given;
 }
 
 /** On the command line a field is known by the option and key that set it. */

@@ -6,12 +6,33 @@ import { DEFAULT_VM_CONFIG, type VmConfig } from './vm-config.js';
 
 const defaults = DEFAULT_VM_CONFIG;
 
-const cpus = z
-  .strictObject({ boot_vcpus: z.number().default(defaults.cpus.boot_vcpus), max_vcpus: z.number().exactOptional() })
-  // As in Cloud Hypervisor, more vCPUs at start mean at least as many at most.
-  .transform(({ boot_vcpus, max_vcpus = boot_vcpus }) => ({ boot_vcpus, max_vcpus }));
+const topology = z.strictObject({
+  threads_per_core: z.number(),
+  cores_per_die: z.number(),
+  dies_per_package: z.number(),
+  packages: z.number(),
+});
 
-const memory = z.strictObject({ size: z.number().default(defaults.memory.size) });
+const cpus = z
+  .strictObject({
+    boot_vcpus: z.number().default(defaults.cpus.boot_vcpus),
+    max_vcpus: z.number().exactOptional(),
+    topology: topology.exactOptional(),
+    affinity: z.array(z.strictObject({ vcpu: z.number(), host_cpus: z.array(z.number()) })).exactOptional(),
+    features: z.strictObject({ amx: z.boolean() }).exactOptional(),
+  })
+  // As in Cloud Hypervisor, more vCPUs at start mean at least as many at most.
+  .transform(({ boot_vcpus, max_vcpus = boot_vcpus, ...rest }) => ({ boot_vcpus, max_vcpus, ...rest }));
+
+const memory = z.strictObject({
+  size: z.number().default(defaults.memory.size),
+  mergeable: z.boolean().exactOptional(),
+  shared: z.boolean().exactOptional(),
+  hugepages: z.boolean().exactOptional(),
+  hugepage_size: z.number().exactOptional(),
+  prefault: z.boolean().exactOptional(),
+  thp: z.boolean().exactOptional(),
+});
 
 const payload = z.strictObject({
   kernel: z.string().exactOptional(),
@@ -19,9 +40,67 @@ const payload = z.strictObject({
   cmdline: z.string().exactOptional(),
 });
 
-const serial = z.strictObject({ mode: z.enum(['Tty', 'Null', 'Off', 'File']), file: z.string().exactOptional() });
+const console = z.strictObject({
+  mode: z.enum(['Tty', 'Null', 'Off', 'File', 'Pty', 'Socket']),
+  file: z.string().exactOptional(),
+  socket: z.string().exactOptional(),
+});
 
-const console = z.strictObject({ mode: z.enum(['Off']) });
+const debugConsole = z.strictObject({
+  mode: z.enum(['Tty', 'Null', 'Off', 'File', 'Pty']),
+  file: z.string().exactOptional(),
+  iobase: z.number().exactOptional(),
+});
+
+const tokenBucket = z.strictObject({
+  size: z.number(),
+  one_time_burst: z.number().exactOptional(),
+  refill_time: z.number(),
+});
+
+const rateLimiter = z.strictObject({ bandwidth: tokenBucket.exactOptional(), ops: tokenBucket.exactOptional() });
+
+const disk = z.strictObject({
+  path: z.string(),
+  readonly: z.boolean().exactOptional(),
+  direct: z.boolean().exactOptional(),
+  num_queues: z.number().exactOptional(),
+  queue_size: z.number().exactOptional(),
+  rate_limiter_config: rateLimiter.exactOptional(),
+  id: z.string().exactOptional(),
+  serial: z.string().exactOptional(),
+  image_type: z.enum(['Raw', 'Qcow2']).exactOptional(),
+  backing_files: z.boolean().exactOptional(),
+});
+
+const net = z.strictObject({
+  tap: z.string().exactOptional(),
+  ip: z.string().exactOptional(),
+  mask: z.string().exactOptional(),
+  mac: z.string().exactOptional(),
+  host_mac: z.string().exactOptional(),
+  mtu: z.number().exactOptional(),
+  num_queues: z.number().exactOptional(),
+  queue_size: z.number().exactOptional(),
+  id: z.string().exactOptional(),
+  offload_tso: z.boolean().exactOptional(),
+  offload_ufo: z.boolean().exactOptional(),
+  offload_csum: z.boolean().exactOptional(),
+  rate_limiter_config: rateLimiter.exactOptional(),
+});
+
+const pmem = z.strictObject({
+  file: z.string(),
+  size: z.number().exactOptional(),
+  discard_writes: z.boolean().exactOptional(),
+  id: z.string().exactOptional(),
+});
+
+const balloon = z.strictObject({
+  size: z.number(),
+  deflate_on_oom: z.boolean().exactOptional(),
+  free_page_reporting: z.boolean().exactOptional(),
+});
 
 const vsockPeer = z.strictObject({ cid: z.number(), socket: z.string() });
 
@@ -39,9 +118,19 @@ export const vmConfigSchema = z.strictObject({
   cpus: cpus.prefault({}),
   memory: memory.prefault({}),
   payload: payload.prefault({}),
-  serial: serial.default(defaults.serial),
+  serial: console.default(defaults.serial),
   console: console.default(defaults.console),
   vsock: vsock.exactOptional(),
+  disks: z.array(disk).exactOptional(),
+  net: z.array(net).exactOptional(),
+  pmem: z.array(pmem).exactOptional(),
+  rng: z.strictObject({ src: z.string() }).exactOptional(),
+  balloon: balloon.exactOptional(),
+  debug_console: debugConsole.exactOptional(),
+  watchdog: z.boolean().exactOptional(),
+  pvpanic: z.boolean().exactOptional(),
+  io_threads: z.number().exactOptional(),
+  no_reboot: z.boolean().exactOptional(),
 }) satisfies z.ZodType<VmConfig>;
 
 /** The keys that the object at `path` may have, for suggesting the right one. */

@@ -4,21 +4,55 @@
 
 import { MIB } from '../platform/units.js';
 
+/** How the guest's vCPUs are grouped; the product of all four is `max_vcpus`. */
+export interface CpuTopologyConfig {
+  readonly threads_per_core: number;
+  readonly cores_per_die: number;
+  readonly dies_per_package: number;
+  readonly packages: number;
+}
+
+/** The host processors that one vCPU's thread may run on. */
+export interface CpuAffinityConfig {
+  readonly vcpu: number;
+  readonly host_cpus: readonly number[];
+}
+
+export interface CpuFeaturesConfig {
+  /** Advanced Matrix Extensions, which the kernel gives a guest only on demand. */
+  readonly amx: boolean;
+}
+
 export interface CpusConfig {
   /** vCPUs that run from the start. */
   readonly boot_vcpus: number;
-  /** vCPUs that could be plugged in later; at least `boot_vcpus`. */
+  /** The same: vCPUs are not plugged in later. */
   readonly max_vcpus: number;
+  readonly topology?: CpuTopologyConfig;
+  readonly affinity?: readonly CpuAffinityConfig[];
+  readonly features?: CpuFeaturesConfig;
 }
 
 export interface MemoryConfig {
-  /** Guest RAM in bytes, a multiple of 4096. */
+  /** Guest RAM in bytes, a multiple of 4096 (of the huge page size with `hugepages`). */
   readonly size: number;
+  /** Lets the host merge equal pages (KSM). Absent: no. */
+  readonly mergeable?: boolean;
+  /** A memory file that other processes could map, instead of private memory. Absent: no. */
+  readonly shared?: boolean;
+  /** Pages of the host's huge page pool. Absent: no. */
+  readonly hugepages?: boolean;
+  /** Their size in bytes: 2 MiB or 1 GiB. Absent: the host's default. */
+  readonly hugepage_size?: number;
+  /** All memory is allocated before the guest starts. Absent: no. */
+  readonly prefault?: boolean;
+  /** Transparent huge pages where memory is private. Absent: yes. */
+  readonly thp?: boolean;
 }
 
 /** What the guest boots. Without a kernel it is the guest built into tsvmm. */
 export interface PayloadConfig {
-  /** Path of an ELF64 vmlinux. */
+  /** Path of an ELF64 vmlinux or a bzImage. */
   readonly kernel?: string;
   /** Path of an initramfs; needs a kernel. */
   readonly initramfs?: string;
@@ -26,18 +60,114 @@ export interface PayloadConfig {
   readonly cmdline?: string;
 }
 
-/** Where the 8250 serial port goes: this terminal (both ways), nowhere, not there at all, or a file (output only). */
-export type SerialMode = 'Tty' | 'Null' | 'Off' | 'File';
+/**
+ * Where a console goes: this terminal (both ways), nowhere, not there at all, a file (output only), a pseudo-terminal
+ * (both ways, its path is in the log), or a Unix socket (both ways, one client at a time).
+ */
+export type ConsoleMode = 'Tty' | 'Null' | 'Off' | 'File' | 'Pty' | 'Socket';
 
-export interface SerialConfig {
-  readonly mode: SerialMode;
+/** A console port of the guest: the 8250 serial port (`serial`) or the virtio console (`console`). */
+export interface ConsoleConfig {
+  readonly mode: ConsoleMode;
   /** Path of the output file; with mode `File`, and only then. */
   readonly file?: string;
+  /** Path of the listening socket; with mode `Socket`, and only then. */
+  readonly socket?: string;
 }
 
-/** The virtio console, which tsvmm does not have yet: `Off` is all there is. */
-export interface ConsoleConfig {
-  readonly mode: 'Off';
+export type SerialConfig = ConsoleConfig;
+
+/** The debug console: bytes that the guest writes to one port, output only. */
+export interface DebugConsoleConfig {
+  readonly mode: 'Tty' | 'Null' | 'Off' | 'File' | 'Pty';
+  readonly file?: string;
+  /** The port. Absent: 0xe9. */
+  readonly iobase?: number;
+}
+
+/** A token bucket: `size` tokens, refilled evenly over `refill_time` milliseconds, on top of a burst that comes once. */
+export interface TokenBucketConfig {
+  readonly size: number;
+  readonly one_time_burst?: number;
+  readonly refill_time: number;
+}
+
+export interface RateLimiterConfig {
+  /** Bytes. */
+  readonly bandwidth?: TokenBucketConfig;
+  /** Requests or frames. */
+  readonly ops?: TokenBucketConfig;
+}
+
+export interface DiskConfig {
+  readonly path: string;
+  /** Absent: no. */
+  readonly readonly?: boolean;
+  /** O_DIRECT: past the host's page cache. Absent: no. */
+  readonly direct?: boolean;
+  /** Absent: 1. */
+  readonly num_queues?: number;
+  /** Descriptors a queue, a power of two. Absent: 128. */
+  readonly queue_size?: number;
+  readonly rate_limiter_config?: RateLimiterConfig;
+  /** Name of the device in logs and counters. Absent: `_disk<n>`. */
+  readonly id?: string;
+  /** What the guest's GET_ID says, at most 20 bytes. Absent: made from the file's device and inode. */
+  readonly serial?: string;
+  /** Absent: by the file's first bytes. */
+  readonly image_type?: 'Raw' | 'Qcow2';
+  /** Whether a qcow2 image may name another file as its base. Absent: yes. */
+  readonly backing_files?: boolean;
+}
+
+export interface NetConfig {
+  /** Name of the tap. Absent: the kernel chooses one. One that does not exist is created and goes with the VM. */
+  readonly tap?: string;
+  /** IPv4 address of the tap on the host. */
+  readonly ip?: string;
+  readonly mask?: string;
+  /** The guest's address, six bytes in hexadecimal. Absent: random. */
+  readonly mac?: string;
+  /** The tap's address on the host. */
+  readonly host_mac?: string;
+  readonly mtu?: number;
+  /** Two for each pair of receive and transmit. Absent: 2. */
+  readonly num_queues?: number;
+  /** Absent: 256. */
+  readonly queue_size?: number;
+  /** Name of the device in logs and counters. Absent: `_net<n>`. */
+  readonly id?: string;
+  /** Segmentation offloads. Absent: yes. */
+  readonly offload_tso?: boolean;
+  readonly offload_ufo?: boolean;
+  /** Checksum offload. Absent: yes. */
+  readonly offload_csum?: boolean;
+  readonly rate_limiter_config?: RateLimiterConfig;
+}
+
+export interface RngConfig {
+  /** Path of the source of entropy. */
+  readonly src: string;
+}
+
+export interface BalloonConfig {
+  /** Bytes taken from the guest at the start, a multiple of 4096. */
+  readonly size: number;
+  /** Whether the guest may take memory back when it runs out. Absent: no. */
+  readonly deflate_on_oom?: boolean;
+  /** Whether the guest tells of pages that it does not use. Absent: no. */
+  readonly free_page_reporting?: boolean;
+}
+
+export interface PmemConfig {
+  /** Path of a file, or of a directory where a temporary file of `size` bytes is made. */
+  readonly file: string;
+  /** Bytes, a multiple of 2 MiB. Absent: the file's size. */
+  readonly size?: number;
+  /** What the guest writes is not kept in the file. Absent: no. */
+  readonly discard_writes?: boolean;
+  /** Name of the device in logs. Absent: `_pmem<n>`. */
+  readonly id?: string;
 }
 
 /** Another VM, of this monitor or of any that speaks `CONNECT <port>`. It need not run yet. */
@@ -75,19 +205,30 @@ export interface VmConfig {
   readonly serial: SerialConfig;
   readonly console: ConsoleConfig;
   readonly vsock?: VsockConfig;
+  readonly disks?: readonly DiskConfig[];
+  readonly net?: readonly NetConfig[];
+  readonly pmem?: readonly PmemConfig[];
+  /** Absent: from /dev/urandom when a kernel is named, as every distribution's kernel wants; else not there. */
+  readonly rng?: RngConfig;
+  readonly balloon?: BalloonConfig;
+  readonly debug_console?: DebugConsoleConfig;
+  /** A watchdog timer that resets a guest which stops feeding it. Absent: no. */
+  readonly watchdog?: boolean;
+  /** A port where the guest tells that it panicked. Absent: no. */
+  readonly pvpanic?: boolean;
+  /** Threads that the devices other than vsock share. Absent: 1. */
+  readonly io_threads?: number;
+  /** Whether a guest's reboot ends the VM instead of starting it again. Absent: no. */
+  readonly no_reboot?: boolean;
 }
 
 /** What a library user may leave out: everything. Absent parts are taken from `DEFAULT_VM_CONFIG`. */
-export interface VmConfigInput {
+export type VmConfigInput = Partial<Omit<VmConfig, 'cpus' | 'memory'>> & {
   readonly cpus?: Partial<CpusConfig>;
   readonly memory?: Partial<MemoryConfig>;
-  readonly payload?: PayloadConfig;
-  readonly serial?: SerialConfig;
-  readonly console?: ConsoleConfig;
-  readonly vsock?: VsockConfig;
-}
+};
 
-/** Cloud Hypervisor's defaults, but for the serial port: with no virtio console, the terminal goes to the serial port. */
+/** Cloud Hypervisor's defaults, but the terminal goes to the serial port, where a kernel's first words are. */
 export const DEFAULT_VM_CONFIG: VmConfig = {
   cpus: { boot_vcpus: 1, max_vcpus: 1 },
   memory: { size: 512 * MIB },

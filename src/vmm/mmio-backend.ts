@@ -4,6 +4,7 @@ import {
   hasFeature,
   VIRTIO_RING_F_EVENT_IDX_BIT,
   VIRTIO_RING_F_INDIRECT_DESC_BIT,
+  type DeviceCommand,
   type VirtioDevice,
 } from '../devices/virtio/device.js';
 import { MmioDevicePage } from '../devices/virtio/mmio.js';
@@ -15,11 +16,9 @@ import type { Fd } from '../platform/units.js';
 import type { LogLevel, MmioDeviceHandles } from './worker-protocol.js';
 
 export interface BackendOptions {
-  readonly name: string;
   readonly loop: EventLoop;
   readonly memory: GuestMemory;
   readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
-  readonly device: VirtioDevice;
   readonly log: (level: LogLevel, message: string) => void;
 }
 
@@ -27,58 +26,71 @@ export interface BackendOptions {
 export class MmioBackend {
   private readonly options: BackendOptions;
   private readonly page: MmioDevicePage;
+  private device: VirtioDevice | undefined;
   private active = false;
 
   constructor(options: BackendOptions) {
-    const { loop, handles } = options;
     this.options = options;
-    this.page = new MmioDevicePage(handles.page, handles.irqEvent);
+    this.page = new MmioDevicePage(options.handles.page, options.handles.irqEvent);
+  }
+
+  /** Drives `device` from here on, and owns it. */
+  serve(device: VirtioDevice): void {
+    const { loop, handles } = this.options;
+    this.device = device;
     // Edge-triggered: an eventfd that is never read costs one system call less per wake-up, and its counter cannot
     // reach its limit in this universe's time.
-    loop.watch(handles.requestEvent, EPOLLIN | EPOLLET, { ready: () => this.handleRequest() });
+    loop.watch(handles.requestEvent, EPOLLIN | EPOLLET, { ready: () => this.handleRequest(device) });
     handles.queueEvents.forEach((event, index) => {
-      loop.watch(event, EPOLLIN | EPOLLET, { ready: () => this.notifyQueue(index) });
+      loop.watch(event, EPOLLIN | EPOLLET, {
+        ready: () => {
+          // A kick that was under way when the driver reset the device finds it inactive.
+          if (this.active) device.queueNotified(index);
+        },
+      });
     });
   }
 
   /** Stops watching and closes the device. */
   close(): void {
-    const { loop, handles, device } = this.options;
+    const { loop, handles } = this.options;
     loop.unwatch(handles.requestEvent);
     for (const event of handles.queueEvents) loop.unwatch(event);
-    device.close();
+    this.device?.close();
   }
 
-  /** Replaces the device's configuration space. Drivers hear of it from the device, in whatever way its kind has. */
-  writeConfig(config: Uint8Array): void {
-    this.page.updateConfig(0, config);
+  /** Replaces bytes of the configuration space and interrupts the driver for it, if there is one. */
+  updateConfig(offset: number, bytes: Uint8Array): void {
+    this.page.updateConfig(offset, bytes);
+    if (this.active) this.page.configurationChanged();
   }
 
-  private notifyQueue(index: number): void {
-    // A kick that was under way when the driver reset the device finds it inactive.
-    if (this.active) this.options.device.queueNotified(index);
+  command(command: DeviceCommand): void {
+    this.device?.command?.(command);
   }
 
-  private handleRequest(): void {
+  private handleRequest(device: VirtioDevice): void {
+    const written = this.page.takeWrittenConfig();
+    if (written !== undefined) device.configWritten?.(written);
     const request = this.page.pendingRequest();
     if (request === undefined) return;
     try {
-      if (request === 'activate') this.activate();
-      else this.reset();
+      if (request === 'activate') this.activate(device);
+      else this.reset(device);
     } finally {
       this.page.acknowledge();
     }
   }
 
-  private reset(): void {
+  private reset(device: VirtioDevice): void {
     this.active = false;
-    this.options.device.reset();
-    this.options.log('debug', `${this.options.name}: reset by its driver`);
+    device.reset();
+    this.options.log('debug', 'reset by its driver');
   }
 
-  private activate(): void {
-    const { device, memory, log, name } = this.options;
-    if (this.active) this.reset();
+  private activate(device: VirtioDevice): void {
+    const { memory, log } = this.options;
+    if (this.active) this.reset(device);
     const features = this.page.driverFeatures();
     const ring = {
       eventIdx: hasFeature(features, VIRTIO_RING_F_EVENT_IDX_BIT),
@@ -92,13 +104,13 @@ export class MmioBackend {
       });
     } catch (error) {
       if (!(error instanceof QueueLayoutError)) throw error;
-      log('warn', `${name}: the driver set up a queue that cannot be used: ${error.message}`);
+      log('warn', `the driver set up a queue that cannot be used: ${error.message}`);
       this.page.needsReset();
       return;
     }
     device.activate({ memory, queues, features, interrupt: this.page });
     this.active = true;
-    log('debug', `${name}: activated by its driver`);
+    log('debug', 'activated by its driver');
     // A kick may have come before the driver said DRIVER_OK: look at every queue once.
     queues.forEach((queue, index) => {
       if (queue !== undefined) device.queueNotified(index);

@@ -1,11 +1,12 @@
 // What the main thread and its workers tell each other: plain data only, since it crosses threads.
 
+import type { MessagePort } from 'node:worker_threads';
 import type { BootState } from '../boot/state.js';
 import type { SerialShared } from '../devices/legacy/serial-shared.js';
+import type { DeviceCommand } from '../devices/virtio/device.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
 import type { Fd } from '../platform/units.js';
-import type { InProcessHandles } from '../vsock/in-process/host.js';
-import type { PeerSocket } from '../vsock/sibling.js';
+import type { DeviceSettings } from './device-kinds.js';
 import type { CpuidEntry } from './kvm/system.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 
@@ -45,23 +46,12 @@ export type VcpuMessage =
   | { readonly type: 'outcome'; readonly outcome: VcpuOutcome }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };
 
-/** The vsock device for an I/O worker. */
-export interface VsockHandles extends MmioDeviceHandles {
-  readonly irqEvent: Fd;
-  readonly guestCid: number;
-  readonly socketPath: string | undefined;
-  readonly listener: Fd | undefined;
-  readonly seqpacketListener: Fd | undefined;
-  /** `inProcess.port` is transferred with the message. */
-  readonly inProcess: InProcessHandles;
-  readonly peers: readonly PeerSocket[] | undefined;
-  readonly maxConnections: number | undefined;
-  readonly bufAlloc: number | undefined;
-  readonly connectTimeoutMs: number | undefined;
-  readonly busyPollMicroseconds: number | undefined;
-  /** Whether to log each connection that ends. */
-  readonly logConnections: boolean;
-  /** See VsockCounters. */
+/** One device of an I/O worker. */
+export interface DeviceStart {
+  readonly id: string;
+  readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
+  readonly settings: DeviceSettings;
+  /** A Float64Array as long as the kind has counters. */
   readonly counters: SharedArrayBuffer;
 }
 
@@ -71,7 +61,20 @@ export interface IoStart {
   /** Signalled after the control block's stop word was set. */
   readonly stopEvent: Fd;
   readonly memory: MemoryMap;
-  readonly vsock: VsockHandles;
+  /** The longest time to look for work before sleeping. */
+  readonly busyPollMicroseconds: number;
+  readonly devices: readonly DeviceStart[];
+  /** Brings IoCommands while the worker runs; transferred with the message. */
+  readonly commands: MessagePort;
+  /** Signalled after a command was posted. */
+  readonly commandEvent: Fd;
+}
+
+/** For a device while the worker runs. */
+export interface IoCommand {
+  /** The device's place in `IoStart.devices`. */
+  readonly device: number;
+  readonly command: DeviceCommand;
 }
 
 /** From an I/O worker. After `stopped` it ends by itself. */

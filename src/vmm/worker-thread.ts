@@ -23,9 +23,9 @@ export class WorkerThread<S, M> {
   private joining = false;
 
   /** Starts the thread; it loads its modules while the caller goes on. It does not keep the process alive yet. */
-  constructor(name: string, entry: URL) {
+  constructor(name: string, entry: URL, workerData?: unknown) {
     // No inherited flags: those of a test runner or an inspector are not for this thread.
-    this.worker = new Worker(entry, { name, execArgv: [], stdin: false });
+    this.worker = new Worker(entry, { name, execArgv: [], stdin: false, workerData });
     this.worker.unref();
     this.worker.on('message', (message: M) => this.handlers?.onMessage(message));
     this.worker.on('error', (error) => {

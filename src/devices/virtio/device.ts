@@ -1,5 +1,6 @@
 // The seam between a virtio transport and a device: what an I/O worker calls on a device, and what a device may use.
 
+import type { EventLoop } from '../../platform/event-loop.js';
 import type { GuestMemory } from '../../platform/guest-memory.js';
 import type { SplitQueue } from './queue.js';
 
@@ -17,7 +18,13 @@ export const VIRTIO_RING_F_EVENT_IDX_BIT = 29;
 export const VIRTIO_F_VERSION_1_BIT = 32;
 
 // Device types (5).
+export const VIRTIO_ID_NET = 1;
+export const VIRTIO_ID_BLOCK = 2;
+export const VIRTIO_ID_CONSOLE = 3;
+export const VIRTIO_ID_RNG = 4;
+export const VIRTIO_ID_BALLOON = 5;
 export const VIRTIO_ID_VSOCK = 19;
+export const VIRTIO_ID_PMEM = 27;
 
 /** A 64-bit feature word as two unsigned halves. */
 export interface FeatureWords {
@@ -61,6 +68,23 @@ export interface Activation {
   readonly interrupt: DeviceInterrupt;
 }
 
+export type DeviceLogLevel = 'error' | 'warn' | 'info' | 'debug';
+
+/** What an I/O worker gives a device when it makes it. */
+export interface DeviceContext {
+  readonly loop: EventLoop;
+  readonly log: (level: DeviceLogLevel, message: string) => void;
+  /** Replaces bytes of the configuration space and interrupts the driver for it (ISR bit 1) if there is one. */
+  readonly updateConfig: (offset: number, bytes: Uint8Array) => void;
+  /** The device's counters, in the order of the names that its kind declares; this worker is their one writer. */
+  readonly counters: Float64Array;
+}
+
+/** What the main thread can ask of a device while it runs. */
+export type DeviceCommand =
+  /** The balloon's size in bytes from now on. */
+  { readonly type: 'resize-balloon'; readonly size: number };
+
 /** A device as its I/O worker drives it. Every method runs on that worker and returns soon. */
 export interface VirtioDevice {
   /** The driver is ready. All queues are looked at once, since a kick may have come before. */
@@ -69,6 +93,9 @@ export interface VirtioDevice {
   reset(): void;
   /** The driver made buffers available in queue `index`. */
   queueNotified(index: number): void;
+  /** The driver wrote to a writable field of the configuration space; `config` is the live space. */
+  configWritten?(config: Uint8Array): void;
+  command?(command: DeviceCommand): void;
   /** Releases everything the device owns. */
   close(): void;
 }

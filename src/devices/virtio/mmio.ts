@@ -80,6 +80,8 @@ const REQUEST = 11;
 const DEVICE_ID = 12;
 const QUEUE_COUNT = 13;
 const CONFIG_BYTES = 14;
+/** 1: the driver wrote to the configuration space and the worker has not looked yet. */
+const CONFIG_WRITTEN = 15;
 const QUEUES = 32;
 // Per queue:
 const QUEUE_WORDS = 16;
@@ -93,7 +95,9 @@ const QUEUE_DEVICE = 8;
 const MAX_QUEUES = 64;
 const CONFIG_OFFSET = (QUEUES + MAX_QUEUES * QUEUE_WORDS) * 4;
 const MAX_CONFIG_BYTES = 256;
-const PAGE_BYTES = CONFIG_OFFSET + MAX_CONFIG_BYTES;
+/** One byte for each byte of the configuration space: whether the driver may write it. */
+const WRITABLE_OFFSET = CONFIG_OFFSET + MAX_CONFIG_BYTES;
+const PAGE_BYTES = WRITABLE_OFFSET + MAX_CONFIG_BYTES;
 
 // States of the request word.
 const REQUEST_NONE = 0;
@@ -114,6 +118,8 @@ export interface MmioDeviceIdentity {
   readonly queueSizes: readonly number[];
   /** The initial device configuration space. */
   readonly config: Uint8Array;
+  /** The fields of the configuration space that the driver may write. */
+  readonly writableConfig?: readonly { readonly offset: number; readonly length: number }[];
 }
 
 /** Makes the shared page of a device in its reset state. */
@@ -132,6 +138,8 @@ export function createMmioPage(identity: MmioDeviceIdentity): SharedArrayBuffer 
     words[QUEUES + index * QUEUE_WORDS + QUEUE_NUM_MAX] = size;
   });
   new Uint8Array(page, CONFIG_OFFSET).set(identity.config);
+  const writable = new Uint8Array(page, WRITABLE_OFFSET);
+  for (const { offset, length } of identity.writableConfig ?? []) writable.fill(1, offset, offset + length);
   return page;
 }
 
@@ -139,6 +147,7 @@ export function createMmioPage(identity: MmioDeviceIdentity): SharedArrayBuffer 
 export class MmioRegisters {
   private readonly words: Int32Array;
   private readonly config: Uint8Array;
+  private readonly writableConfig: Uint8Array;
   private readonly requestEvent: Fd;
   private readonly notify: (queue: number) => void;
   private readonly abandoned: () => boolean;
@@ -150,6 +159,7 @@ export class MmioRegisters {
   constructor(page: SharedArrayBuffer, requestEvent: Fd, notify: (queue: number) => void, abandoned: () => boolean) {
     this.words = new Int32Array(page, 0, CONFIG_OFFSET / 4);
     this.config = new Uint8Array(page, CONFIG_OFFSET, this.words[CONFIG_BYTES]);
+    this.writableConfig = new Uint8Array(page, WRITABLE_OFFSET, this.words[CONFIG_BYTES]);
     this.requestEvent = requestEvent;
     this.notify = notify;
     this.abandoned = abandoned;
@@ -188,7 +198,10 @@ export class MmioRegisters {
 
   /** A driver's write of `size` bytes at `offset`. Writes that make no sense in the present state change nothing. */
   write(offset: number, size: number, value: number): void {
-    if (offset >= REG_CONFIG) return; // No device here has a writable configuration field.
+    if (offset >= REG_CONFIG) {
+      this.writeConfig(offset - REG_CONFIG, size, value);
+      return;
+    }
     if (size !== 4) return;
     const { words } = this;
     switch (offset) {
@@ -206,6 +219,15 @@ export class MmioRegisters {
     } finally {
       release(words, LOCK);
     }
+  }
+
+  private writeConfig(offset: number, size: number, value: number): void {
+    const { config, writableConfig, words } = this;
+    for (let byte = 0; byte < size; byte++) if (writableConfig[offset + byte] !== 1) return;
+    for (let byte = 0; byte < size; byte++) config[offset + byte] = value >>> (8 * byte);
+    // Release: the worker sees the bytes.
+    Atomics.store(words, CONFIG_WRITTEN, 1);
+    signalEventFd(this.requestEvent);
   }
 
   private readSelected(offset: number): number {
@@ -379,6 +401,11 @@ export class MmioDevicePage implements DeviceInterrupt {
     // Release: the vCPU sees everything the worker did for the request.
     Atomics.store(this.words, REQUEST, REQUEST_NONE);
     Atomics.notify(this.words, REQUEST);
+  }
+
+  /** The live configuration space if the driver wrote to it since the last call. */
+  takeWrittenConfig(): Uint8Array | undefined {
+    return Atomics.exchange(this.words, CONFIG_WRITTEN, 0) === 0 ? undefined : this.config;
   }
 
   /** The features the driver accepted. */
