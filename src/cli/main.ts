@@ -65,7 +65,8 @@ async function createVm(
 ): Promise<RunnableVm> {
   // Both ends of the VM load at once: its threads theirs, this one its own.
   const { prestartWorkers } = await import('../vmm/worker-pool.js');
-  prestartWorkers({ io: config.vsock !== undefined });
+  const { planIoThreads } = await import('../vmm/device-plan.js');
+  prestartWorkers({ vcpus: config.cpus.boot_vcpus, io: planIoThreads(config) });
   const { Vm } = await import('../vmm/vm.js');
   const vm = await Vm.create(config, options);
   stopVm = () => vm.stop();

@@ -37,6 +37,7 @@ export const libc = {
   pread: bind<(fd: N, buffer: N, count: N, offset: N) => N>('long pread(int, size_t, size_t, long)'),
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
+  fallocate: bind<(fd: N, mode: N, offset: N, length: N) => N>('int fallocate(int, int, long, long)'),
   ioctl: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, unsigned long, size_t)'),
   // For KVM_RUN alone, which comes a hundred thousand times a second: 32-bit arguments convert a little faster.
   ioctlInt: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, int, int)'),
@@ -67,6 +68,7 @@ export const libc = {
   send: bind<(fd: N, buffer: N, count: N, flags: N) => N>('long send(int, size_t, size_t, int)'),
   recvmsg: bind<(fd: N, message: N, flags: N) => N>('long recvmsg(int, size_t, int)'),
   sigaction: bind<(signal: N, action: N, old: N) => N>('int sigaction(int, size_t, size_t)'),
+  sched_setaffinity: bind<(thread: N, size: N, mask: N) => N>('int sched_setaffinity(int, size_t, size_t)'),
   // glibc only wraps gettid and tgkill since 2.30, and musl never did: the raw call works everywhere.
   syscall: bind<(number: N, a: N, b: N, c: N) => N>('long syscall(long, long, long, long)'),
 } as const;

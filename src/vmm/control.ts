@@ -14,6 +14,8 @@ import { RUN } from './kvm/abi.js';
 const STOP = 0;
 /** Guards every vCPU state: a thread is signalled only while it is known to be alive. */
 const STATE_LOCK = 1;
+/** vCPUs that exist and are set up. */
+const READY_COUNT = 2;
 const VCPUS = 16;
 const VCPU_WORDS = 16;
 const VCPU_STATE = 0;
@@ -26,6 +28,9 @@ const VCPU_RUN_ADDRESS = 6;
 const CONTROL_BYTES = 8192;
 // When the guest wrote each POST code first: milliseconds since the epoch, as Float64, behind the words.
 const POST_CODE_COUNT = 256;
+
+/** Between two looks at the stop word while other vCPUs are being set up. */
+const READY_POLL_MS = 20;
 
 // 0: not running yet.
 const STATE_RUNNING = 1;
@@ -59,6 +64,22 @@ export class ControlBlock {
 
   get stopRequested(): boolean {
     return Atomics.load(this.words, STOP) !== 0;
+  }
+
+  /** A vCPU thread says that its vCPU exists: the boot processor may wake it. */
+  vcpuReady(): void {
+    Atomics.add(this.words, READY_COUNT, 1);
+    Atomics.notify(this.words, READY_COUNT);
+  }
+
+  /** Waits until `count` vCPUs exist; returns false when the machine is to stop before that. */
+  awaitVcpus(count: number): boolean {
+    for (;;) {
+      const ready = Atomics.load(this.words, READY_COUNT);
+      if (ready >= count) return true;
+      if (this.stopRequested) return false;
+      Atomics.wait(this.words, READY_COUNT, ready, READY_POLL_MS);
+    }
   }
 
   /** A vCPU thread says that it can be kicked from now on: its id, and where its kvm_run page is. */

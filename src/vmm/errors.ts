@@ -13,6 +13,8 @@ export type VmErrorCode =
   | 'SOCKET_IN_USE'
   /** A host path (socket, serial file) cannot be used. */
   | 'HOST_PATH'
+  /** More devices than there are interrupt lines. */
+  | 'TOO_MANY_DEVICES'
   /** A worker thread failed or did not answer: a bug of this project. */
   | 'INTERNAL';
 

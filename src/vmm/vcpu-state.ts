@@ -61,12 +61,16 @@ const DELIVERY_MODE_MASK = 0x700;
 const DELIVERY_MODE_EXTINT = 7 << 8;
 const DELIVERY_MODE_NMI = 4 << 8;
 
-/** Brings the boot processor into `boot`'s entry state. Throws SysError, or Error naming an MSR that KVM refuses. */
-export function setUpBootProcessor(vcpu: KvmVcpu, cpuid: readonly CpuidEntry[], boot: BootState): void {
+/** What every vCPU begins with. Throws SysError, or Error naming an MSR that KVM refuses. */
+export function setUpVcpu(vcpu: KvmVcpu, cpuid: readonly CpuidEntry[]): void {
   vcpu.setCpuid(cpuid);
   const refused = vcpu.setMsrs(BOOT_MSRS);
   if (refused !== undefined) throw new Error(`KVM refuses to set MSR ${hex(refused.index)} to ${hex(refused.data)}`);
   setUpFpu(vcpu);
+}
+
+/** Brings the boot processor into `boot`'s entry state; the others keep that of a reset until it wakes them. */
+export function enterBootState(vcpu: KvmVcpu, boot: BootState): void {
   setUpLocalApic(vcpu);
   setUpSpecialRegisters(vcpu, boot.sregs);
   setUpRegisters(vcpu, boot);

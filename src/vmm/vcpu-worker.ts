@@ -7,6 +7,7 @@ import { SerialPort } from '../devices/legacy/serial.js';
 import { SLEEP_CONTROL_PORT, SleepControl } from '../devices/legacy/sleep-control.js';
 import { MmioRegisters } from '../devices/virtio/mmio.js';
 import { signalEventFd } from '../platform/eventfd.js';
+import { setThreadAffinity } from '../platform/affinity.js';
 import { currentThreadId } from '../platform/libc.js';
 import { installKickHandler } from '../platform/signals.js';
 import { MmioBus, PortBus, type PortDevice } from './buses.js';
@@ -14,7 +15,7 @@ import { ControlBlock } from './control.js';
 import { epochNow } from './start-times.js';
 import { KvmVcpu } from './kvm/vcpu-fd.js';
 import { runVcpu, type PowerRequest, type VcpuOutcome } from './vcpu-loop.js';
-import { setUpBootProcessor } from './vcpu-state.js';
+import { enterBootState, setUpVcpu } from './vcpu-state.js';
 import type { VcpuMessage, VcpuStart } from './worker-protocol.js';
 
 const modulesLoaded = epochNow();
@@ -40,7 +41,7 @@ class PostCodePort implements PortDevice {
 
 function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest): PortBus {
   const ports = new PortBus();
-  const { serial } = start;
+  const { serial, i8042 } = start.ports;
   if (serial !== undefined) {
     const port = new SerialPort(
       serial.shared,
@@ -56,7 +57,7 @@ function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest
   const request = (action: 'shutdown' | 'reset'): void => {
     power.action = action;
   };
-  ports.add(I8042_BASE_PORT, I8042_PORT_COUNT, new I8042(request));
+  ports.add(I8042_BASE_PORT, I8042_PORT_COUNT, new I8042(request, i8042));
   ports.add(SLEEP_CONTROL_PORT, 1, new SleepControl(request));
   ports.add(POST_CODE_PORT, 1, new PostCodePort(control));
   return ports;
@@ -82,14 +83,19 @@ function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): Vc
   const control = new ControlBlock(start.control);
   const power: PowerRequest = { action: 'none' };
   installKickHandler();
+  if (start.affinity !== undefined) setThreadAffinity(start.affinity);
   const vcpu = new KvmVcpu(start.vmFd, start.index, start.mmapSize);
   try {
-    setUpBootProcessor(vcpu, start.cpuid, start.boot);
+    setUpVcpu(vcpu, start.cpuid);
+    if (start.boot !== undefined) enterBootState(vcpu, start.boot);
     const ports = buildPorts(start, control, power);
     const mmio = buildMmio(start, control);
     control.vcpuRunning(start.index, currentThreadId(), vcpu.runAddress);
-    send({ type: 'running', modulesLoaded, entering: epochNow() });
+    control.vcpuReady();
     try {
+      // KVM drops a wake-up that comes before its vCPU exists.
+      if (start.boot !== undefined && !control.awaitVcpus(start.vcpuCount)) return { kind: 'stopped' };
+      send({ type: 'running', modulesLoaded, entering: epochNow() });
       return runVcpu({ vcpu, index: start.index, ports, mmio, power, control });
     } finally {
       control.vcpuStopped(start.index);

@@ -12,46 +12,35 @@ import type { BootState } from '../boot/state.js';
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
-import { COM1_IRQ } from '../devices/legacy/serial-registers.js';
-import { createSerialShared } from '../devices/legacy/serial-shared.js';
-import { createMmioPage, MMIO_DEVICE_SIZE, REG_QUEUE_NOTIFY, type MmioDeviceIdentity } from '../devices/virtio/mmio.js';
-import { createEventFd, signalEventFd } from '../platform/eventfd.js';
-import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
+import { createI8042Shared } from '../devices/legacy/i8042.js';
+import { createSerialShared, resetSerialRegisters } from '../devices/legacy/serial-shared.js';
+import { createEventFd } from '../platform/eventfd.js';
+import { GuestMemory } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
-import { SOCK_SEQPACKET, SOCK_STREAM, type SocketType } from '../platform/unix-socket.js';
 import { formatBytes, type Fd } from '../platform/units.js';
 import type { ConnectionInfo } from '../vsock/connection-info.js';
 import { createCounterMemory, VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
-import { vsockIdentity } from '../vsock/device.js';
 import { VsockError } from '../vsock/in-process/errors.js';
-import { VsockHost, type ConnectOptions } from '../vsock/in-process/host.js';
+import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
 import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
-import { VIRTIO_MMIO_BASE } from './buses.js';
-import { ControlBlock } from './control.js';
-import { guestCpuid } from './cpuid.js';
+import { planIoThreads } from './device-plan.js';
+import { DeviceSet } from './device-set.js';
+import { attachDevices } from './devices.js';
 import { VmError } from './errors.js';
-import { HostSocket } from './host-socket.js';
-import { KvmSystem, type CpuidEntry } from './kvm/system.js';
-import { KvmVm } from './kvm/vm-fd.js';
+import type { VmEvent } from './events.js';
+import { KvmSystem } from './kvm/system.js';
+import { Machine, takeVcpuThreads } from './machine.js';
 import { AllocatedMemory } from './memory.js';
 import { ReleaseStack } from './release-stack.js';
 import { SerialConsole, type ConsoleListener } from './serial-console.js';
-import { registerSibling } from './siblings.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
-import type {
-  IoMessage,
-  IoStart,
-  LogLevel,
-  MmioDeviceHandles,
-  SerialHandles,
-  VcpuMessage,
-  VcpuStart,
-  VsockHandles,
-} from './worker-protocol.js';
-import { takeIoThread, takeVcpuThread, type IoThread, type VcpuThread } from './worker-pool.js';
+import type { VcpuOutcome } from './vcpu-loop.js';
+import type { VcpuThread } from './worker-pool.js';
+import type { LogLevel, PortHandles, SerialHandles } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
+export type { VmEvent } from './events.js';
 export type { LogLevel } from './worker-protocol.js';
 
 /** The guest that runs when the configuration names no kernel. */
@@ -59,25 +48,25 @@ export const BUILT_IN_GUEST = fileURLToPath(new URL('../../../firmware/tsvmm-gue
 
 /** What the built-in guest writes to port 0x80 before anything else. */
 const POST_CODE_FIRST_INSTRUCTION = 1;
-/** Interrupt lines of the virtio devices, in the order of their pages: 0 to 4 belong to the legacy devices. */
-const FIRST_VIRTIO_GSI = 5;
 
 /** Receives what the VM has to say. */
 export type VmLog = (level: LogLevel, component: string, message: string) => void;
 
 /** How a VM ended. */
 export type VmExit =
-  /** The guest powered off or reset itself, or `stop` was called. */
+  /** The guest powered off, it reset itself and that is to end the VM (`no_reboot`), or `stop` was called. */
   | { readonly reason: 'shutdown' | 'reset' | 'stopped' }
   /** The guest cannot go on (triple fault, KVM internal error); the report says where it stood. */
   | { readonly reason: 'crash'; readonly report: string }
-  /** A worker failed: a bug of this project. */
+  /** A worker failed, which is a bug of this project; or the guest could not be started again for its reboot. */
   | { readonly reason: 'failure'; readonly error: Error };
 
 export interface VmOptions {
   readonly log?: VmLog;
   /** With 'debug' the log has a line about every vsock connection that ends, which otherwise is not even put together. */
   readonly logLevel?: LogLevel;
+  /** Hears what happens to the VM while it runs. How it ended is what `exited` says. */
+  readonly onEvent?: (event: VmEvent) => void;
 }
 
 /** What the guest's console offers to the host. */
@@ -122,12 +111,6 @@ export interface VmVsock {
   setGuestCid(cid: number): void;
 }
 
-interface VirtioSlot {
-  readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
-  readonly gpa: number;
-  readonly irq: number;
-}
-
 /** One virtual machine, from `create` to `exited`. */
 export class Vm {
   readonly config: VmConfig;
@@ -137,35 +120,44 @@ export class Vm {
   private readonly times = newStartTimes();
   private readonly log: VmLog;
   private readonly logLevel: LogLevel;
+  private readonly onEvent: (event: VmEvent) => void;
   private readonly vsockCounters = createCounterMemory();
   /** When it is no longer what the configuration says. */
   private guestCid: number | undefined;
   private readonly resources = new ReleaseStack();
-  private readonly control = ControlBlock.create();
+  private readonly devices: DeviceSet;
   private readonly settle: (exit: VmExit) => void;
-  private readonly vcpu: VcpuThread;
-  private io: IoThread | undefined;
+  /** Those of the first machine, which load their code while it is built. */
+  private vcpuThreads: VcpuThread[];
+  private system: KvmSystem | undefined;
+  private memory: AllocatedMemory | undefined;
+  private machine: Machine | undefined;
+  private boot: BootState | undefined;
+  private serial: SerialHandles | undefined;
   private serialConsole: SerialConsole | undefined;
   private vsockHost: VsockHost | undefined;
-  private stopEvent: Fd | undefined;
-  private prepared: { vcpu: VcpuStart; io: IoStart | undefined } | undefined;
   private state: 'created' | 'running' | 'ending' = 'created';
+  /** Settles when the reboot under way is through. */
+  private rebooting: Promise<void> | undefined;
 
-  private constructor(config: VmConfig, { log = () => undefined, logLevel = 'info' }: VmOptions) {
+  private constructor(config: VmConfig, options: VmOptions) {
+    const { log = () => undefined, logLevel = 'info', onEvent = () => undefined } = options;
     this.config = config;
     this.log = log;
     this.logLevel = logLevel;
+    this.onEvent = onEvent;
     let settle: ((exit: VmExit) => void) | undefined;
     this.exited = new Promise((resolve) => {
       settle = resolve;
     });
     this.settle = (exit) => settle?.(exit);
-    this.vcpu = takeVcpuThread().attach({
-      onMessage: (message) => {
-        this.handleVcpuMessage(message);
+    this.vcpuThreads = takeVcpuThreads(config.cpus);
+    this.devices = new DeviceSet(planIoThreads(config), this.resources, {
+      onLog: ({ level, component, message }) => {
+        log(level, component, message);
       },
-      onFailure: (error) => {
-        this.fail('vcpu0', error);
+      onFailure: (worker, error) => {
+        this.fail(worker, error);
       },
     });
   }
@@ -221,27 +213,32 @@ export class Vm {
     };
   }
 
-  /** Exits to user space that vCPU 0 has taken so far, to within 64. */
+  /** Exits to user space that vCPU 0 has taken since the guest last booted, to within 64. */
   get exitCount(): number {
-    return this.control.exitCount(0);
+    return this.machine?.control.exitCount(0) ?? 0;
   }
 
   /** Where the time of this VM's start went. */
   get startTimes(): StartTimes {
-    return { ...this.times, firstInstruction: this.control.postCodeTime(POST_CODE_FIRST_INSTRUCTION) };
+    const firstInstruction = this.machine?.control.postCodeTime(POST_CODE_FIRST_INSTRUCTION) ?? 0;
+    return { ...this.times, firstInstruction };
+  }
+
+  /** What each device has counted since the VM was created, by the device's id and the counter's name. */
+  counters(): Record<string, Record<string, number>> {
+    return this.devices.counters();
   }
 
   /** Lets the guest run. Throws Error when it was started or ended before. */
   start(): Promise<void> {
-    const { prepared } = this;
-    if (this.state !== 'created' || prepared === undefined) {
+    const { memory, machine, boot } = this;
+    if (this.state !== 'created' || memory === undefined || machine === undefined || boot === undefined) {
       return Promise.reject(new Error('a VM starts once, before it has ended'));
     }
     this.state = 'running';
-    this.prepared = undefined;
-    if (prepared.io !== undefined) this.io?.start(prepared.io, [prepared.io.vsock.inProcess.port]);
+    this.devices.start(memory.map);
     this.vsockHost?.started();
-    this.vcpu.start(prepared.vcpu);
+    this.startMachine(machine, boot);
     return Promise.resolve();
   }
 
@@ -253,45 +250,112 @@ export class Vm {
 
   private build(): void {
     const { config, resources } = this;
-    if (config.vsock !== undefined) this.io = this.startIoThread();
     const system = resources.own(KvmSystem.open(), (kvm) => {
       kvm.close();
     });
+    this.system = system;
     this.times.kvm = epochNow();
-    const vm = resources.own(new KvmVm(system), (kvm) => {
-      kvm.close();
-    });
-    const ram = resources.own(new AllocatedMemory(config.memory.size), (memory) => {
+    this.memory = resources.own(new AllocatedMemory(config.memory.size), (memory) => {
       memory.close();
     });
-    vm.setMemory(ram.map);
     this.times.memory = epochNow();
 
-    const serial = this.buildSerial(vm);
-    const slots: VirtioSlot[] = [];
-    const vsock = config.vsock === undefined ? undefined : this.buildVsock(vm, slots, config.vsock);
-    const boot = this.load(ram.map, slots);
-    this.times.loaded = epochNow();
-
-    const { vcpus, cpuid } = this.processors(system);
-    this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);
-    this.stopEvent = this.ownEventFd();
-    this.prepared = {
-      vcpu: {
-        index: 0,
-        vmFd: vm.fd,
-        mmapSize: system.vcpuMmapSize,
-        cpuid,
-        boot,
-        control: this.control.buffer,
-        devices: slots.map(({ handles }) => handles),
-        serial,
+    this.serial = this.buildSerial();
+    const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
+    const attached = attachDevices(config, insight, {
+      resources,
+      log: (level, message) => {
+        this.log(level, 'vmm', message);
       },
-      io:
-        vsock === undefined
-          ? undefined
-          : { control: this.control.buffer, stopEvent: this.stopEvent, memory: ram.map, vsock },
-    };
+    });
+    for (const device of attached.all) this.devices.add(device);
+    this.vsockHost = attached.vsock?.host;
+    this.buildMachine(this.vcpuThreads);
+    this.times.loaded = epochNow();
+  }
+
+  /** A new machine over the VM's memory and devices, with the guest loaded. `threads` are its vCPUs. */
+  private buildMachine(threads: VcpuThread[]): void {
+    const { system, memory, config, devices } = this;
+    if (system === undefined || memory === undefined) throw new Error('a machine needs KVM and memory');
+    const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared() };
+    const boot = this.load(memory);
+    this.machine = new Machine({ cpus: config.cpus, system, memory: memory.map, devices, ports }, threads);
+    this.boot = boot;
+    const { boot_vcpus: vcpus } = config.cpus;
+    this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);
+  }
+
+  private startMachine(machine: Machine, boot: BootState): void {
+    machine.start(boot, {
+      onEntering: (modulesLoaded, entering) => {
+        this.times.workerLoaded ||= modulesLoaded;
+        this.times.entering ||= entering;
+        this.log('debug', 'vcpu0', 'running');
+        this.onEvent({ type: 'booted' });
+      },
+      onGuestEvent: (event) => {
+        this.onEvent({ type: event });
+      },
+      onOutcome: (outcome) => {
+        this.handleOutcome(outcome);
+      },
+      onFailure: (worker, error) => {
+        this.fail(worker, error);
+      },
+    });
+  }
+
+  private handleOutcome(outcome: VcpuOutcome): void {
+    switch (outcome.kind) {
+      case 'crash':
+        this.finish({ reason: 'crash', report: outcome.report });
+        return;
+      case 'reset':
+        if (this.config.no_reboot === true) this.finish({ reason: 'reset' });
+        else this.reboot();
+        return;
+      case 'shutdown':
+      case 'stopped':
+        this.finish({ reason: outcome.kind });
+        return;
+    }
+  }
+
+  /** Starts the guest again, in a new machine over the same memory and devices. */
+  private reboot(): void {
+    if (this.state !== 'running' || this.rebooting !== undefined) return;
+    this.log('info', 'vmm', 'the guest reboots');
+    this.onEvent({ type: 'rebooted' });
+    this.rebooting = this.replaceMachine()
+      .catch((error: unknown) => {
+        this.finish({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
+      })
+      .finally(() => {
+        this.rebooting = undefined;
+      });
+  }
+
+  private async replaceMachine(): Promise<void> {
+    const { machine, memory } = this;
+    if (machine === undefined || memory === undefined) return;
+    // They load while the old ones end.
+    this.vcpuThreads = takeVcpuThreads(this.config.cpus);
+    throwIfStuck(await machine.stop());
+    this.machine = undefined;
+    machine.release();
+    // The VM may have been stopped meanwhile: `tearDown` waits for this and does the rest.
+    if (this.ended) return;
+    this.devices.reset();
+    if (this.serial !== undefined) resetSerialRegisters(this.serial.shared);
+    memory.clear();
+    this.buildMachine(this.vcpuThreads);
+    if (this.machine !== undefined && this.boot !== undefined) this.startMachine(this.machine, this.boot);
+  }
+
+  /** A method, since the state changes while one waits. */
+  private get ended(): boolean {
+    return this.state === 'ending';
   }
 
   private joinSibling(other: Vm): void {
@@ -303,24 +367,18 @@ export class Vm {
     there.addSibling(here);
   }
 
-  private processors(system: KvmSystem): { vcpus: number; cpuid: CpuidEntry[] } {
-    const vcpus = this.config.cpus.boot_vcpus;
-    const { tscDeadlineTimer } = system;
-    return { vcpus, cpuid: guestCpuid(system.supportedCpuid(), { vcpu: 0, vcpuCount: vcpus, tscDeadlineTimer }) };
-  }
-
-  private load(map: MemoryMap, slots: readonly VirtioSlot[]): BootState {
+  private load(memory: AllocatedMemory): BootState {
     const { payload, cpus } = this.config;
     const base = payload.cmdline ?? (this.builtInGuest ? '' : DEFAULT_LINUX_CMDLINE);
-    return loadGuest(new GuestMemory(map), {
+    return loadGuest(new GuestMemory(memory.map), {
       kernel: payload.kernel ?? BUILT_IN_GUEST,
       initramfs: payload.initramfs,
-      cmdline: buildCommandLine(base, slots),
+      cmdline: buildCommandLine(base, this.devices.placements),
       cpus: cpus.boot_vcpus,
     });
   }
 
-  private buildSerial(vm: KvmVm): SerialHandles | undefined {
+  private buildSerial(): SerialHandles | undefined {
     const { serial } = this.config;
     if (serial.mode === 'Off') return undefined;
     const handles: SerialHandles = {
@@ -328,7 +386,6 @@ export class Vm {
       irqEvent: this.ownEventFd(),
       wakeEvent: this.ownEventFd(),
     };
-    vm.addIrqFd(handles.irqEvent, COM1_IRQ);
     this.serialConsole = this.resources.own(
       new SerialConsole(serial, handles, (message) => {
         this.log('warn', 'serial', message);
@@ -340,103 +397,8 @@ export class Vm {
     return handles;
   }
 
-  private buildVsock(vm: KvmVm, slots: VirtioSlot[], config: NonNullable<VmConfig['vsock']>): VsockHandles {
-    const { socket } = config;
-    const listener = socket === undefined ? undefined : this.listenAt(socket, SOCK_STREAM);
-    // A socket has one type for good, so SEQPACKET clients need one of their own.
-    const seqpacketPath = `${socket}.seqpacket`;
-    const seqpacketListener = socket === undefined ? undefined : this.listenAt(seqpacketPath, SOCK_SEQPACKET);
-    const { handles } = this.addVirtioDevice(vm, slots, vsockIdentity(config.cid));
-    const host = this.resources.own(new VsockHost(config.cid), (streams) => {
-      streams.close();
-    });
-    this.vsockHost = host;
-    this.resources.own(registerSibling(host, config), (leave) => {
-      leave();
-    });
-    const { cid: guestCid, peers } = config;
-    const sockets = { socketPath: socket, listener, seqpacketListener };
-    const limits = {
-      maxConnections: config.max_connections,
-      bufAlloc: config.buf_alloc,
-      connectTimeoutMs: config.connect_timeout_ms,
-      busyPollMicroseconds: config.poll_us,
-    };
-    const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
-    return { ...handles, ...sockets, ...limits, ...insight, guestCid, peers, inProcess: host.handles };
-  }
-
-  private listenAt(path: string, type: SocketType): Fd {
-    const socket = this.resources.own(new HostSocket('--vsock', path, type), (host) => {
-      host.close();
-    });
-    return socket.fd;
-  }
-
-  private addVirtioDevice(vm: KvmVm, slots: VirtioSlot[], identity: MmioDeviceIdentity): VirtioSlot {
-    const gpa = VIRTIO_MMIO_BASE + slots.length * MMIO_DEVICE_SIZE;
-    const irq = FIRST_VIRTIO_GSI + slots.length;
-    const irqEvent = this.ownEventFd();
-    vm.addIrqFd(irqEvent, irq);
-    const queueEvents = identity.queueSizes.map((_, queue) => {
-      const event = this.ownEventFd();
-      vm.addMmioEventFd(event, gpa + REG_QUEUE_NOTIFY, queue);
-      return event;
-    });
-    const handles = { page: createMmioPage(identity), requestEvent: this.ownEventFd(), queueEvents, irqEvent };
-    const slot = { handles, gpa, irq };
-    slots.push(slot);
-    return slot;
-  }
-
   private ownEventFd(): Fd {
     return this.resources.own(createEventFd(), close);
-  }
-
-  private startIoThread(): IoThread {
-    return takeIoThread().attach({
-      onMessage: (message) => {
-        this.handleIoMessage(message);
-      },
-      onFailure: (error) => {
-        this.fail('vsock', error);
-      },
-    });
-  }
-
-  private handleVcpuMessage(message: VcpuMessage): void {
-    switch (message.type) {
-      case 'running':
-        this.times.workerLoaded = message.modulesLoaded;
-        this.times.entering = message.entering;
-        this.log('debug', 'vcpu0', 'running');
-        return;
-      case 'outcome': {
-        const { outcome } = message;
-        if (outcome.kind === 'crash') this.finish({ reason: 'crash', report: outcome.report });
-        else this.finish({ reason: outcome.kind });
-        return;
-      }
-      case 'failed':
-        this.fail('vcpu0', Object.assign(new Error(message.message), { stack: message.stack }));
-        return;
-    }
-  }
-
-  private handleIoMessage(message: IoMessage): void {
-    switch (message.type) {
-      case 'running':
-        this.log('debug', 'vsock', 'running');
-        return;
-      case 'log':
-        this.log(message.level, message.component, message.message);
-        return;
-      case 'stopped':
-        return;
-      case 'failed':
-        this.fail('vsock', Object.assign(new Error(message.message), { stack: message.stack }));
-        return;
-    }
   }
 
   private fail(worker: string, error: Error): void {
@@ -461,25 +423,31 @@ export class Vm {
   private async tearDown(): Promise<void> {
     this.state = 'ending';
     this.vsockHost?.ending();
-    this.control.requestStop();
+    await this.rebooting;
     // vCPUs first: one that waits for the I/O worker's acknowledgement gets it.
-    const vcpuEnded = await this.vcpu.join(() => {
-      this.control.kickVcpu(0);
-    });
-    const ioEnded = await this.io?.join(() => {
-      if (this.stopEvent !== undefined) signalEventFd(this.stopEvent);
-    });
+    const stuckVcpus = (await this.machine?.stop()) ?? (await joinUnused(this.vcpuThreads));
+    const stuckWorkers = await this.devices.stop();
     this.vsockHost?.close();
     await this.serialConsole?.flush();
     this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
-    if (!vcpuEnded || ioEnded === false) {
-      // Its descriptors and its memory are still in use: releasing them under it would be worse than keeping them.
-      throw new VmError(
-        'INTERNAL',
-        `the ${vcpuEnded ? 'vsock' : 'vcpu0'} worker did not end in time`,
-        'this is a bug of tsvmm: please report it; end the process to free what it holds',
-      );
-    }
+    // What a stuck thread holds is still in use: releasing it under the thread would be worse than keeping it.
+    throwIfStuck([...stuckVcpus, ...stuckWorkers]);
+    this.machine?.release();
     this.resources.releaseAll();
   }
+}
+
+/** Ends threads that no machine has taken. Returns the names of those that did not end in time. */
+async function joinUnused(threads: readonly VcpuThread[]): Promise<string[]> {
+  const ended = await Promise.all(threads.map((thread) => thread.join(() => undefined)));
+  return ended.flatMap((end, index) => (end ? [] : [`vcpu${index}`]));
+}
+
+function throwIfStuck(names: readonly string[]): void {
+  if (names.length === 0) return;
+  throw new VmError(
+    'INTERNAL',
+    `the ${names.join(' and ')} worker did not end in time`,
+    'this is a bug of tsvmm: please report it; end the process to free what it holds',
+  );
 }

@@ -16,7 +16,6 @@ export interface VsockSettings {
   readonly maxConnections: number | undefined;
   readonly bufAlloc: number | undefined;
   readonly connectTimeoutMs: number | undefined;
-  readonly busyPollMicroseconds: number | undefined;
   /** Whether to log each connection that ends. */
   readonly logConnections: boolean;
   /** See VsockCounters. */

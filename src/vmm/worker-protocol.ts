@@ -2,6 +2,7 @@
 
 import type { MessagePort } from 'node:worker_threads';
 import type { BootState } from '../boot/state.js';
+import type { I8042Shared } from '../devices/legacy/i8042.js';
 import type { SerialShared } from '../devices/legacy/serial-shared.js';
 import type { DeviceCommand } from '../devices/virtio/device.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
@@ -27,22 +28,37 @@ export interface SerialHandles {
   readonly wakeEvent: Fd;
 }
 
+/** The devices on the port bus, as all vCPU threads share them. */
+export interface PortHandles {
+  readonly serial: SerialHandles | undefined;
+  readonly i8042: I8042Shared;
+}
+
 /** The one message a vCPU worker gets: everything it needs to run to the end. */
 export interface VcpuStart {
   readonly index: number;
+  /** vCPUs of the machine: the boot processor, 0, waits until all are there. */
+  readonly vcpuCount: number;
+  /** Host processors that the thread may run on; all if undefined. */
+  readonly affinity: readonly number[] | undefined;
   readonly vmFd: Fd;
   readonly mmapSize: number;
   readonly cpuid: readonly CpuidEntry[];
-  readonly boot: BootState;
+  /** How the boot processor begins; undefined for the others, which wait to be woken by it. */
+  readonly boot: BootState | undefined;
   readonly control: SharedArrayBuffer;
   readonly devices: readonly MmioDeviceHandles[];
-  readonly serial: SerialHandles | undefined;
+  readonly ports: PortHandles;
 }
+
+/** What a guest says of itself through a port. */
+export type GuestEvent = 'panicked' | 'crash-loaded';
 
 /** From a vCPU worker. After `outcome` it ends by itself. */
 export type VcpuMessage =
   /** About to enter the guest. Milliseconds since the epoch: when the worker's modules were loaded, and now. */
   | { readonly type: 'running'; readonly modulesLoaded: number; readonly entering: number }
+  | { readonly type: 'event'; readonly event: GuestEvent }
   | { readonly type: 'outcome'; readonly outcome: VcpuOutcome }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };
 

@@ -4,9 +4,9 @@ import { DEFAULT_VM_CONFIG, type VmConfig } from '../../src/config/vm-config.js'
 import { MIB } from '../../src/platform/units.js';
 import { Vm } from '../../src/vmm/vm.js';
 
-/** A small configuration whose serial output goes to listeners only. */
+/** A small configuration whose serial output goes to listeners only, and whose guest ends by its reboot. */
 export function testConfig(changes: Partial<VmConfig> = {}): VmConfig {
-  return { ...DEFAULT_VM_CONFIG, memory: { size: 64 * MIB }, serial: { mode: 'Null' }, ...changes };
+  return { ...DEFAULT_VM_CONFIG, memory: { size: 64 * MIB }, serial: { mode: 'Null' }, no_reboot: true, ...changes };
 }
 
 /** Everything a VM's console printed, and waiting for a part of it. */

@@ -92,6 +92,50 @@ describe('CPUID', () => {
     ]);
   });
 
+  test('leaf 1 says whether there are several logical processors', () => {
+    const htt = (vcpuCount: number): number => {
+      const table = guestCpuid(supported, { vcpu: 0, vcpuCount, tscDeadlineTimer: false });
+      return ((table.find((leaf) => leaf.function === 1)?.edx ?? 0) >>> 28) & 1;
+    };
+    expect([htt(1), htt(2)]).toEqual([0, 1]);
+  });
+
+  test('a topology of threads, cores and dies is told in leaf 0x1f, and without dies in leaf 0xb', () => {
+    const topology = { threads_per_core: 2, cores_per_die: 4, dies_per_package: 2, packages: 2 };
+    const table = guestCpuid(supported, { vcpu: 21, vcpuCount: 32, topology, tscDeadlineTimer: false });
+    const levels = (leaf: number): number[][] =>
+      table.filter((entry) => entry.function === leaf).map(({ eax, ebx, ecx, edx }) => [eax, ebx, ecx >>> 8, edx]);
+    expect(levels(0x1f)).toEqual([
+      [1, 2, 1, 21],
+      [3, 8, 2, 21],
+      [4, 16, 5, 21],
+      [0, 0, 0, 21],
+    ]);
+    expect(levels(0xb)).toEqual([
+      [1, 2, 1, 21],
+      [4, 16, 2, 21],
+      [0, 0, 0, 21],
+    ]);
+  });
+
+  test('AMD leaves name the core, the die and the size of the package', () => {
+    const amd = [...supported, entry(0x8000_0008, { ecx: 0xffff_ffff }), entry(0x8000_001e)];
+    const topology = { threads_per_core: 2, cores_per_die: 4, dies_per_package: 2, packages: 1 };
+    const table = guestCpuid(amd, { vcpu: 11, vcpuCount: 16, topology, tscDeadlineTimer: false });
+    expect(table.find((leaf) => leaf.function === 0x8000_0008)?.ecx).toBe(0xffff_4f0f);
+    const node = table.find((leaf) => leaf.function === 0x8000_001e);
+    expect([node?.eax, node?.ebx, node?.ecx]).toEqual([11, 0x105, 0x101]);
+  });
+
+  test('caches are shared by the threads of a core, or of a die for the last level', () => {
+    const level = (number: number): number => (number << 5) | 1;
+    const caches = [entry(4, { eax: level(2) }), entry(4, { index: 1, eax: level(3) }), ...supported];
+    const topology = { threads_per_core: 2, cores_per_die: 4, dies_per_package: 1, packages: 1 };
+    const table = guestCpuid(caches, { vcpu: 0, vcpuCount: 8, topology, tscDeadlineTimer: false });
+    const sharing = table.filter((leaf) => leaf.function === 4).map(({ eax }) => (eax >>> 14) & 0xfff);
+    expect(sharing).toEqual([1, 7]);
+  });
+
   test('performance counters are not shown', () => {
     const table = guestCpuid(supported, { vcpu: 0, vcpuCount: 1, tscDeadlineTimer: false });
     expect(table.find((leaf) => leaf.function === 0xa)?.eax).toBe(0);

@@ -74,3 +74,12 @@ export function createSerialShared(
     rx: new SharedArrayBuffer(rxRingSize),
   };
 }
+
+/** Brings the registers into their reset state; what is in the rings stays there. No vCPU thread may run. */
+export function resetSerialRegisters(shared: SerialShared): void {
+  const words = new Int32Array(shared.words);
+  for (let word = 0; word < WORD_COUNT; word++) {
+    const keeps = word >= WORD.TX_HEAD && word < WORD.LOOP_BYTES;
+    if (!keeps) words[word] = 0;
+  }
+}

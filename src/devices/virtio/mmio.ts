@@ -221,6 +221,13 @@ export class MmioRegisters {
     }
   }
 
+  /** What a driver does by writing 0 to Status: on behalf of a machine that starts again. */
+  resetDevice(): void {
+    // A vCPU that was stopped while it waited has left its request to the worker.
+    this.awaitAcknowledgement(Atomics.load(this.words, REQUEST));
+    this.write(REG_STATUS, 4, 0);
+  }
+
   private writeConfig(offset: number, size: number, value: number): void {
     const { config, writableConfig, words } = this;
     for (let byte = 0; byte < size; byte++) if (writableConfig[offset + byte] !== 1) return;
@@ -346,11 +353,17 @@ export class MmioRegisters {
     // Release: the worker that sees the request sees every register written before it.
     Atomics.store(words, REQUEST, request);
     signalEventFd(this.requestEvent);
+    if (!this.awaitAcknowledgement(request)) Atomics.or(words, STATUS, STATUS_DEVICE_NEEDS_RESET);
+  }
+
+  /** Whether `request` was answered, or there is nobody left to care. */
+  private awaitAcknowledgement(request: number): boolean {
+    if (request === REQUEST_NONE) return true;
     for (let waited = 0; waited < REQUEST_LIMIT_MS; waited += REQUEST_POLL_MS) {
-      if (Atomics.wait(words, REQUEST, request, REQUEST_POLL_MS) !== 'timed-out') return;
-      if (this.abandoned()) return;
+      if (Atomics.wait(this.words, REQUEST, request, REQUEST_POLL_MS) !== 'timed-out') return true;
+      if (this.abandoned()) return true;
     }
-    Atomics.or(words, STATUS, STATUS_DEVICE_NEEDS_RESET);
+    return false;
   }
 
   private readConfig(offset: number, size: number): number {

@@ -13,6 +13,8 @@ export interface AttachedDevice<S extends DeviceSettings = DeviceSettings> {
   readonly settings: S;
   /** Names of the device's counters: what its element of `DeviceContext.counters` means, in order. */
   readonly counterNames: readonly string[];
+  /** The longest time for the device's thread to look for work before it sleeps. Absent: it does not. */
+  readonly busyPollMicroseconds?: number;
 }
 
 /** What making a device may use. */

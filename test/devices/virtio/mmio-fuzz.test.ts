@@ -126,16 +126,15 @@ test('no sequence of register accesses makes the device throw, leave guest RAM, 
       });
       const page = createMmioPage(vsockIdentity(HOSTILE_CID));
       const backend = new MmioBackend({
-        name: 'vsock',
         loop,
         memory: ram.memory,
         handles: { page, requestEvent, queueEvents, irqEvent },
-        device,
         log: (_level, message) => {
           if (message.includes('activated')) totals.activations++;
           if (message.includes('reset by')) totals.resets++;
         },
       });
+      backend.serve(device);
       // A wait for the worker that is not over when it begins would never be: the worker has had its turn.
       const registers = new MmioRegisters(
         page,

@@ -13,7 +13,7 @@ import { KvmSystem } from '../../../src/vmm/kvm/system.js';
 import { KvmVcpu } from '../../../src/vmm/kvm/vcpu-fd.js';
 import { KvmVm } from '../../../src/vmm/kvm/vm-fd.js';
 import { AllocatedMemory } from '../../../src/vmm/memory.js';
-import { setUpBootProcessor } from '../../../src/vmm/vcpu-state.js';
+import { enterBootState, setUpVcpu } from '../../../src/vmm/vcpu-state.js';
 import { describeKvm } from '../../support/kvm.js';
 import { writeKernel } from '../../support/tiny-kernel.js';
 import { runWorker } from '../../support/workers.js';
@@ -35,7 +35,8 @@ describeKvm('guest memory', () => {
       const memory = new GuestMemory(ram.map);
       const boot = loadGuest(memory, { kernel: writeKernel(directory, ADD_TEN_TWICE), cmdline: '', cpus: 1 });
       const { tscDeadlineTimer } = system;
-      setUpBootProcessor(vcpu, guestCpuid(system.supportedCpuid(), { vcpu: 0, vcpuCount: 1, tscDeadlineTimer }), boot);
+      setUpVcpu(vcpu, guestCpuid(system.supportedCpuid(), { vcpu: 0, vcpuCount: 1, tscDeadlineTimer }));
+      enterBootState(vcpu, boot);
 
       memory.write(DATA, Uint8Array.of(1, 2));
       const workerData = { map: ram.map, address: DATA, length: 2 };

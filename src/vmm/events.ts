@@ -1,0 +1,9 @@
+// What happens to a VM, for whoever watches it.
+
+export type VmEvent =
+  /** The first instruction is about to run. */
+  | { readonly type: 'booted' }
+  /** The guest reboots: the same devices, cleared memory, the kernel loaded again. */
+  | { readonly type: 'rebooted' }
+  /** The guest said through pvpanic that its kernel panicked, or that a crash kernel takes over. */
+  | { readonly type: 'panicked' | 'crash-loaded' };
