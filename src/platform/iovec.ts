@@ -64,6 +64,25 @@ export class IovecArray {
     this.words[word] = length;
   }
 
+  /** Takes `bytes` away from the front of entry `index`; it may be empty afterwards. */
+  trim(index: number, bytes: number): void {
+    const word = index * IOVEC_WORDS;
+    const low = this.words[word] + bytes;
+    this.words[word] = low;
+    if (low >= TWO_POW_32) this.words[word + 1]++;
+    this.words[word + 2] -= bytes;
+    this.totalBytes -= bytes;
+  }
+
+  /** Whether every address and every length is a multiple of `alignment`, a power of two. */
+  isAligned(alignment: number): boolean {
+    let bits = 0;
+    for (let word = 0; word < this.count * IOVEC_WORDS; word += IOVEC_WORDS) {
+      bits |= this.words[word] | this.words[word + 2];
+    }
+    return (bits & (alignment - 1)) === 0;
+  }
+
   /** Drops the first `entries` entries and moves the rest to the front. */
   dropFirst(entries: number): void {
     for (let index = 0; index < entries; index++) this.totalBytes -= this.words[index * IOVEC_WORDS + 2];

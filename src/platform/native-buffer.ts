@@ -3,9 +3,11 @@
 import { addressOf } from './libc.js';
 import type { HostAddress } from './units.js';
 
+const ALLOCATOR_ALIGNMENT = 16;
+
 /**
  * Zeroed memory of a fixed size and address, freed by the garbage collector with the last reference to this object.
- * Little-endian accessors go through `view`; bytes through `bytes`. The address is at least 16-byte aligned.
+ * Little-endian accessors go through `view`; bytes through `bytes`. The address is a multiple of `alignment`.
  */
 export class NativeBuffer {
   readonly address: HostAddress;
@@ -13,11 +15,13 @@ export class NativeBuffer {
   readonly view: DataView;
   readonly bytes: Uint8Array;
 
-  constructor(byteLength: number) {
-    const memory = new ArrayBuffer(byteLength);
+  /** `alignment` is a power of two; the allocator's own is 16. */
+  constructor(byteLength: number, alignment = ALLOCATOR_ALIGNMENT) {
+    const memory = new ArrayBuffer(alignment <= ALLOCATOR_ALIGNMENT ? byteLength : byteLength + alignment);
+    const skip = alignment <= ALLOCATOR_ALIGNMENT ? 0 : alignment - (addressOf(new Uint8Array(memory)) % alignment);
     this.byteLength = byteLength;
-    this.view = new DataView(memory);
-    this.bytes = new Uint8Array(memory);
+    this.view = new DataView(memory, skip, byteLength);
+    this.bytes = new Uint8Array(memory, skip, byteLength);
     this.address = addressOf(this.bytes);
   }
 
