@@ -40,7 +40,6 @@ export const libc = {
   preadv: bind<(fd: N, iov: N, count: N, offset: N) => N>('long preadv(int, size_t, int, long)'),
   pwritev: bind<(fd: N, iov: N, count: N, offset: N) => N>('long pwritev(int, size_t, int, long)'),
   fdatasync: bind<(fd: N) => N>('int fdatasync(int)'),
-  fallocate: bind<(fd: N, mode: N, offset: N, length: N) => N>('int fallocate(int, int, long, long)'),
   fcntl: bind<(fd: N, command: N, argument: N) => N>('int fcntl(int, int, size_t)'),
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
