@@ -25,6 +25,11 @@ export const ECONNABORTED = ERRNO.ECONNABORTED;
 export const ECONNREFUSED = ERRNO.ECONNREFUSED;
 export const ECONNRESET = ERRNO.ECONNRESET;
 export const EADDRINUSE = ERRNO.EADDRINUSE;
+export const EADDRNOTAVAIL = ERRNO.EADDRNOTAVAIL;
+export const EBUSY = ERRNO.EBUSY;
+export const EFAULT = ERRNO.EFAULT;
+export const EINVAL = ERRNO.EINVAL;
+export const ENODEV = ERRNO.ENODEV;
 
 /** The symbolic name of an errno value (`2` is `ENOENT`); `errno N` for one this system does not name. */
 export function errnoName(errno: number): string {
