@@ -28,7 +28,6 @@ export const EADDRINUSE = ERRNO.EADDRINUSE;
 export const EADDRNOTAVAIL = ERRNO.EADDRNOTAVAIL;
 export const EBUSY = ERRNO.EBUSY;
 export const EFAULT = ERRNO.EFAULT;
-export const EINVAL = ERRNO.EINVAL;
 export const ENODEV = ERRNO.ENODEV;
 
 /** The symbolic name of an errno value (`2` is `ENOENT`); `errno N` for one this system does not name. */

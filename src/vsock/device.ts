@@ -27,7 +27,7 @@ import { INTERRUPTS, VsockCounters } from './counters.js';
 import { connectionLine, type ConnectionInfo } from './connection-info.js';
 import type { Backend } from './endpoint.js';
 import { EVENT_BROKEN, EVENT_IDLE, EventQueue } from './event-queue.js';
-import { FaultLog } from './fault-log.js';
+import { GuestFaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
 import type { DeviceControl, StreamHub } from './in-process/stream-hub.js';
 import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
@@ -149,7 +149,7 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
       bufAlloc,
       messageBufAlloc: longestMessage(bufAlloc),
       counters: this.counters,
-      faults: new FaultLog(warn, () => loop.now(), this.counters),
+      faults: new GuestFaultLog(warn, () => loop.now(), this.counters),
       onEnd:
         options.logConnections === true
           ? (info, reason) => {

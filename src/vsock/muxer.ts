@@ -35,7 +35,7 @@ import {
 } from './counters.js';
 import { describeConnection, type ConnectionInfo } from './connection-info.js';
 import type { Backend, EndReason, StreamEndpoint } from './endpoint.js';
-import type { FaultLog } from './fault-log.js';
+import type { GuestFaultLog } from './fault-log.js';
 import { MessageConnection } from './message-connection.js';
 import {
   VIRTIO_VSOCK_OP_CREDIT_REQUEST,
@@ -86,7 +86,7 @@ export interface MuxerOptions {
   /** The same for SEQPACKET, where it is the longest message too: no longer than what host sockets take at once. */
   readonly messageBufAlloc?: number;
   readonly counters: VsockCounters;
-  readonly faults: FaultLog;
+  readonly faults: GuestFaultLog;
   /** Hears of every connection that ends; when it is not there nothing is put together for it. */
   readonly onEnd?: ((connection: ConnectionInfo, reason: EndReason) => void) | undefined;
   /** Who answers for `cid`, as the guest names it; `undefined` for nobody. */
@@ -108,7 +108,7 @@ export class Muxer implements ConnectionContext, TxSink {
   readonly segments: TxSegments;
 
   private readonly options: MuxerOptions;
-  private readonly faults: FaultLog;
+  private readonly faults: GuestFaultLog;
   private readonly rx: RxPath;
   private readonly tx: TxPath;
   private readonly table = new ConnectionTable();

@@ -9,7 +9,7 @@ import { BAD_CHAIN, BROKEN, EMPTY, type SplitQueue } from '../devices/virtio/que
 import type { GuestMemory } from '../platform/guest-memory.js';
 import type { Connection } from './connection.js';
 import { TX_BATCHES, TX_PACKETS, type VsockCounters } from './counters.js';
-import type { FaultLog } from './fault-log.js';
+import type { GuestFaultLog } from './fault-log.js';
 import { HEADER_SIZE, PacketHeader } from './packet.js';
 import { NO_SEGMENT, TxSegments } from './tx-segments.js';
 
@@ -32,13 +32,13 @@ export class TxPath {
   readonly segments = new TxSegments();
   private readonly sink: TxSink;
   private readonly counters: VsockCounters;
-  private readonly faults: FaultLog;
+  private readonly faults: GuestFaultLog;
   private readonly header = new PacketHeader();
   private readonly touched: Connection[] = [];
   private queue: SplitQueue | undefined;
   private chain: DescriptorChain | undefined;
 
-  constructor(sink: TxSink, counters: VsockCounters, faults: FaultLog) {
+  constructor(sink: TxSink, counters: VsockCounters, faults: GuestFaultLog) {
     this.sink = sink;
     this.counters = counters;
     this.faults = faults;

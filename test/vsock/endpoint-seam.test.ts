@@ -5,7 +5,7 @@ import { EventLoop } from '../../src/platform/event-loop.js';
 import { EAGAIN, ECONNRESET, EPIPE } from '../../src/platform/errno.js';
 import { VsockCounters } from '../../src/vsock/counters.js';
 import type { Backend, ConnectOutcome } from '../../src/vsock/endpoint.js';
-import { FaultLog } from '../../src/vsock/fault-log.js';
+import { GuestFaultLog } from '../../src/vsock/fault-log.js';
 import { Muxer } from '../../src/vsock/muxer.js';
 import { DrivenRing, TestMemory } from '../support/driven-ring.js';
 import { GuestEnd, OP, ops, payload, SEND } from './scenario.js';
@@ -34,7 +34,7 @@ beforeEach(() => {
     maxConnections: 100,
     bufAlloc: 10_000,
     counters,
-    faults: new FaultLog(
+    faults: new GuestFaultLog(
       () => undefined,
       () => 0,
       counters,
@@ -333,7 +333,7 @@ test('rule 14: beyond 1,024 connections new ones are offered a smaller buffer, s
     maxConnections: 65_536,
     bufAlloc: 256 * 1024,
     counters,
-    faults: new FaultLog(
+    faults: new GuestFaultLog(
       () => undefined,
       () => 0,
       counters,
