@@ -4,10 +4,16 @@
 
 import { MMIO_DEVICE_SIZE, type MmioRegisters } from '../devices/virtio/mmio.js';
 
-/** A device on the port bus; offsets count from its first port, accesses are single bytes. */
+/** A device on the port bus; offsets count from its first port. `read` and `write` are accesses of a single byte. */
 export interface PortDevice {
   read(offset: number): number;
   write(offset: number, value: number): void;
+  /**
+   * Accesses of 2 or 4 bytes, little-endian, that begin at a port of the device: for registers that wide. A device without
+   * them gets its bytes one by one.
+   */
+  readWide?(offset: number, size: number): number;
+  writeWide?(offset: number, size: number, value: number): void;
   /** Many bytes to one port: what `rep outsb` hands over in one exit. */
   writeString?(bytes: Uint8Array): void;
 }
@@ -47,9 +53,17 @@ export class PortBus {
 
   /**
    * `count` reads of `size` bytes from `port` into `data`. A wide access reaches the ports behind the first one, as it does
-   * on an 8-bit ISA bus.
+   * on an 8-bit ISA bus, unless the device there has wider registers.
    */
   read(port: number, size: number, count: number, data: Uint8Array): void {
+    const slot = this.slots[port];
+    if (size > 1 && slot?.device.readWide !== undefined) {
+      for (let element = 0; element < count; element++) {
+        const value = slot.device.readWide(port - slot.base, size);
+        for (let byte = 0; byte < size; byte++) data[element * size + byte] = value >>> (8 * byte);
+      }
+      return;
+    }
     for (let element = 0; element < count; element++) {
       for (let byte = 0; byte < size; byte++) {
         data[element * size + byte] = this.readByte((port + byte) & 0xffff);
@@ -62,6 +76,14 @@ export class PortBus {
     const slot = this.slots[port];
     if (count > 1 && size === 1 && slot?.base === port && slot.device.writeString !== undefined) {
       slot.device.writeString(data.subarray(0, count));
+      return;
+    }
+    if (size > 1 && slot?.device.writeWide !== undefined) {
+      for (let element = 0; element < count; element++) {
+        let value = 0;
+        for (let byte = 0; byte < size; byte++) value |= data[element * size + byte] << (8 * byte);
+        slot.device.writeWide(port - slot.base, size, value >>> 0);
+      }
       return;
     }
     for (let element = 0; element < count; element++) {

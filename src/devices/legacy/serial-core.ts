@@ -1,5 +1,6 @@
 // The part of the serial port that both of its sides need: room in the rings, and the interrupt output.
 
+import { SharedRing } from '../../platform/shared-ring.js';
 import {
   IER_ELSI,
   IER_ERBFI,
@@ -15,31 +16,17 @@ import { FIFO_DEPTH, WORD, type SerialShared } from './serial-shared.js';
 /** One thread's views of a serial port's shared state. */
 export class SerialCore {
   readonly words: Int32Array;
-  readonly tx: Uint8Array;
-  readonly rx: Uint8Array;
-  readonly txMask: number;
-  readonly rxMask: number;
+  readonly tx: SharedRing;
+  readonly rx: SharedRing;
 
   constructor(shared: SerialShared) {
     this.words = new Int32Array(shared.words);
-    this.tx = new Uint8Array(shared.tx);
-    this.rx = new Uint8Array(shared.rx);
-    this.txMask = this.tx.length - 1;
-    this.rxMask = this.rx.length - 1;
+    this.tx = new SharedRing(shared.tx);
+    this.rx = new SharedRing(shared.rx);
   }
 
   looped(): boolean {
     return (this.words[WORD.MCR] & MCR_LOOP) !== 0;
-  }
-
-  /** Free bytes in the tx ring. The consumer's store of TX_TAIL comes after its reads, so these bytes may be reused. */
-  txRoom(): number {
-    return this.tx.length - ((Atomics.load(this.words, WORD.TX_HEAD) - Atomics.load(this.words, WORD.TX_TAIL)) | 0);
-  }
-
-  /** Bytes in the rx ring. The producer's store of RX_HEAD comes after its writes, so these bytes may be read. */
-  rxCount(): number {
-    return (Atomics.load(this.words, WORD.RX_HEAD) - Atomics.load(this.words, WORD.RX_TAIL)) | 0;
   }
 
   /**
@@ -47,12 +34,12 @@ export class SerialCore {
    * loopback nothing waits: bytes go to the receiver at once.
    */
   transmitterReady(): boolean {
-    return this.looped() || this.txRoom() >= FIFO_DEPTH;
+    return this.looped() || this.tx.room >= FIFO_DEPTH;
   }
 
   /** LSR.DR. Under loopback the line is disconnected and only looped bytes are received. */
   dataReady(): boolean {
-    return this.looped() ? this.words[WORD.LOOP_HEAD] !== this.words[WORD.LOOP_TAIL] : this.rxCount() !== 0;
+    return this.looped() ? this.words[WORD.LOOP_HEAD] !== this.words[WORD.LOOP_TAIL] : this.rx.length !== 0;
   }
 
   /** The enabled interrupt source of highest priority, as IIR encodes it (PC16550D, table IV). Under the lock. */

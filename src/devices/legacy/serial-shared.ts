@@ -2,13 +2,13 @@
 //
 //   tx ring: guest to host. Producer: the vCPU thread that holds the device lock. Consumer: the main thread alone.
 //   rx ring: host to guest. Producer: the main thread alone. Consumer: the vCPU thread that holds the device lock.
-//
-// Ring indices run free, wrap on 32-bit arithmetic and are masked on access. An index is published (Atomics.store)
-// after the bytes it covers were written or read, so its partner's Atomics.load of it makes those accesses safe.
+
+import { createSharedRing } from '../../platform/shared-ring.js';
 
 /** What the threads of one VM share of a serial port: plain data for `workerData` or `postMessage`. */
 export interface SerialShared {
   readonly words: SharedArrayBuffer;
+  /** Rings: see platform/shared-ring. */
   readonly tx: SharedArrayBuffer;
   readonly rx: SharedArrayBuffer;
 }
@@ -38,21 +38,10 @@ export const WORD = {
   /** The loopback FIFO (MCR.LOOP): free-running indices into LOOP_BYTES. */
   LOOP_HEAD: 10,
   LOOP_TAIL: 11,
-  /** Atomic, as are all words from here to RX_BLOCKED. */
-  TX_HEAD: 12,
-  TX_TAIL: 13,
-  /** 1: LSR.THRE was withdrawn because the tx ring is full; the consumer must give it back. */
-  TX_STALLED: 14,
-  /** 1: the consumer sleeps and wants a wake-up for the next byte. */
-  CONSUMER_ARMED: 15,
-  /** Bytes that the guest wrote although LSR.THRE was 0 and the ring full. */
-  TX_LOST: 16,
-  RX_HEAD: 17,
-  RX_TAIL: 18,
-  /** 1: the host has input that did not fit into the rx ring, and wants a wake-up when half of it is free. */
-  RX_BLOCKED: 19,
+  /** Atomic. 1: LSR.THRE was withdrawn because the tx ring is full; the consumer must give it back. */
+  TX_STALLED: 12,
   /** 16 words, one loopback byte each. */
-  LOOP_BYTES: 20,
+  LOOP_BYTES: 16,
 } as const;
 
 /** Depth of the 16550A's FIFOs. */
@@ -65,21 +54,14 @@ export function createSerialShared(
   sizes: { readonly txRingSize?: number; readonly rxRingSize?: number } = {},
 ): SerialShared {
   const { txRingSize = DEFAULT_TX_RING_SIZE, rxRingSize = DEFAULT_RX_RING_SIZE } = sizes;
-  for (const size of [txRingSize, rxRingSize]) {
-    if (!Number.isInteger(Math.log2(size)) || size < 32) throw new RangeError(`ring size ${size} is no power of two`);
-  }
   return {
     words: new SharedArrayBuffer(WORD_COUNT * Int32Array.BYTES_PER_ELEMENT),
-    tx: new SharedArrayBuffer(txRingSize),
-    rx: new SharedArrayBuffer(rxRingSize),
+    tx: createSharedRing(txRingSize),
+    rx: createSharedRing(rxRingSize),
   };
 }
 
 /** Brings the registers into their reset state; what is in the rings stays there. No vCPU thread may run. */
 export function resetSerialRegisters(shared: SerialShared): void {
-  const words = new Int32Array(shared.words);
-  for (let word = 0; word < WORD_COUNT; word++) {
-    const keeps = word >= WORD.TX_HEAD && word < WORD.LOOP_BYTES;
-    if (!keeps) words[word] = 0;
-  }
+  new Int32Array(shared.words).fill(0);
 }

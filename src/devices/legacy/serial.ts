@@ -154,10 +154,7 @@ export class SerialPort {
       byte = words[WORD.LOOP_BYTES + (tail & (FIFO_DEPTH - 1))];
       words[WORD.LOOP_TAIL] = (tail + 1) | 0;
     } else {
-      const tail = Atomics.load(words, WORD.RX_TAIL);
-      byte = core.rx[tail & core.rxMask];
-      // Hands the byte's place back to the host: its load of RX_TAIL in push() must not see this before our read.
-      Atomics.store(words, WORD.RX_TAIL, (tail + 1) | 0);
+      byte = core.rx.takeByte();
     }
     // Reading the last byte is what acknowledges a received-data interrupt.
     this.updateInterrupt(!core.dataReady());
@@ -250,20 +247,10 @@ export class SerialPort {
   }
 
   private putIntoRing(bytes: Uint8Array): void {
-    const { core, words } = this;
-    const head = Atomics.load(words, WORD.TX_HEAD);
-    const count = Math.min(bytes.length, core.txRoom());
-    if (count < bytes.length) Atomics.add(words, WORD.TX_LOST, bytes.length - count);
-    const start = head & core.txMask;
-    const beforeWrap = Math.min(count, core.tx.length - start);
-    if (count === 1) {
-      core.tx[start] = bytes[0];
-    } else {
-      core.tx.set(bytes.subarray(0, beforeWrap), start);
-      core.tx.set(bytes.subarray(beforeWrap, count), 0);
-    }
-    // Publishes the bytes: the consumer's load of TX_HEAD in drain() must see them.
-    Atomics.store(words, WORD.TX_HEAD, (head + count) | 0);
+    const { tx } = this.core;
+    const count = tx.put(bytes);
+    // Written although LSR.THRE was 0.
+    if (count < bytes.length) tx.countLost(bytes.length - count);
   }
 
   /** Sets the transmitter-empty condition if it holds, else asks the consumer to do so once it does. */
@@ -273,7 +260,7 @@ export class SerialPort {
       words[WORD.THRE_PENDING] = 1;
       return;
     }
-    // Stalled first, then one more look at TX_TAIL; the consumer moves TX_TAIL first, then looks at TX_STALLED.
+    // Stalled first, then one more look at the ring; the consumer frees bytes first, then looks at TX_STALLED.
     // Whatever the interleaving, one of the two sees the other's store and the interrupt is not lost.
     Atomics.store(words, WORD.TX_STALLED, 1);
     if (!core.transmitterReady()) return;
@@ -287,20 +274,13 @@ export class SerialPort {
 
   /** The system calls of an access, made after the lock is free. */
   private afterRelease(): void {
-    const { core, words } = this;
+    const { tx, rx } = this.core;
     if (this.needsEdge) {
       this.needsEdge = false;
       this.raiseInterrupt();
     }
-    // Both follow the Atomics.store of a ring index above; the host sets its flag first and then looks at the index.
-    const wanted =
-      Atomics.load(words, WORD.CONSUMER_ARMED) === 1 &&
-      core.txRoom() !== core.tx.length &&
-      Atomics.exchange(words, WORD.CONSUMER_ARMED, 0) === 1;
-    const unblocked =
-      Atomics.load(words, WORD.RX_BLOCKED) === 1 &&
-      core.rxCount() <= core.rx.length / 2 &&
-      Atomics.exchange(words, WORD.RX_BLOCKED, 0) === 1;
+    const wanted = tx.consumerToWake();
+    const unblocked = rx.producerToWake();
     if (wanted || unblocked) this.wakeConsumer();
   }
 }

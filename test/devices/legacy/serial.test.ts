@@ -2,8 +2,9 @@ import { describe, expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 
 import { SerialHost } from '../../../src/devices/legacy/serial-host.js';
-import { createSerialShared, WORD } from '../../../src/devices/legacy/serial-shared.js';
+import { createSerialShared, WORD, type SerialShared } from '../../../src/devices/legacy/serial-shared.js';
 import { SerialPort } from '../../../src/devices/legacy/serial.js';
+import { RING_WORD } from '../../../src/platform/shared-ring.js';
 
 // Offsets and bits as Linux's 8250 driver names them (include/uapi/linux/serial_reg.h).
 const UART_RX = 0;
@@ -35,6 +36,7 @@ const LCR_DLAB = 0x80;
 class Fixture {
   edges = 0;
   wakes = 0;
+  readonly shared: SerialShared;
   readonly port: SerialPort;
   readonly host: SerialHost;
   /** A second vCPU's view of the same port. */
@@ -42,6 +44,7 @@ class Fixture {
 
   constructor(txRingSize = 64, rxRingSize = 32) {
     const shared = createSerialShared({ txRingSize, rxRingSize });
+    this.shared = shared;
     const raise = (): void => {
       this.edges++;
     };
@@ -467,12 +470,12 @@ describe('interrupts', () => {
   });
 });
 
-/** Runs `meanwhile` as another thread would, just before the store of `value` into word `index` becomes visible. */
-function justBeforeStore(index: number, value: number, meanwhile: () => void, body: () => void): void {
+/** Runs `meanwhile` as another thread would, just before the store of 1 into word `index` of `memory` becomes visible. */
+function justBeforeStore(memory: SharedArrayBuffer, index: number, meanwhile: () => void, body: () => void): void {
   const original = Atomics.store.bind(Atomics);
   let done = false;
   const spy = jest.spyOn(Atomics, 'store').mockImplementation(((words: Int32Array, at: number, to: number) => {
-    if (!done && at === index && to === value) {
+    if (!done && words.buffer === memory && at === index && to === 1) {
       done = true;
       meanwhile();
     }
@@ -495,7 +498,7 @@ describe('what the other side does between a look and a flag is not missed', () 
     const drain = (): void => {
       fixture.drain();
     };
-    justBeforeStore(WORD.TX_STALLED, 1, drain, () => {
+    justBeforeStore(fixture.shared.words, WORD.TX_STALLED, drain, () => {
       fixture.newEdges();
       fixture.out('y');
     });
@@ -509,7 +512,7 @@ describe('what the other side does between a look and a flag is not missed', () 
     const read = (): void => {
       for (let count = 0; count < 32; count++) fixture.port.read(UART_RX);
     };
-    justBeforeStore(WORD.RX_BLOCKED, 1, read, () => {
+    justBeforeStore(fixture.shared.rx, RING_WORD.PRODUCER_WAITS, read, () => {
       expect(fixture.push('more')).toBe(4);
     });
   });
@@ -519,7 +522,7 @@ describe('what the other side does between a look and a flag is not missed', () 
     const write = (): void => {
       fixture.out('a');
     };
-    justBeforeStore(WORD.CONSUMER_ARMED, 1, write, () => {
+    justBeforeStore(fixture.shared.tx, RING_WORD.CONSUMER_WAITS, write, () => {
       expect(fixture.host.arm()).toBe(false);
     });
   });
@@ -585,9 +588,11 @@ describe('any interleaving', () => {
 
   test('the ring indices may pass 2^31', () => {
     const shared = createSerialShared({ txRingSize: 32, rxRingSize: 32 });
-    const words = new Int32Array(shared.words);
-    // 5 bytes before the sign changes.
-    for (const index of [WORD.TX_HEAD, WORD.TX_TAIL, WORD.RX_HEAD, WORD.RX_TAIL]) words[index] = 0x7fff_fffb;
+    for (const ring of [shared.tx, shared.rx]) {
+      const words = new Int32Array(ring);
+      // 5 bytes before the sign changes.
+      for (const index of [RING_WORD.HEAD, RING_WORD.TAIL]) words[index] = 0x7fff_fffb;
+    }
     const port = new SerialPort(
       shared,
       () => undefined,
