@@ -1,4 +1,5 @@
-// Guest RAM as JavaScript sees it: SharedArrayBuffer chunks by guest-physical address.
+// Guest memory as JavaScript sees it: SharedArrayBuffer chunks by guest-physical address. That is RAM, and for devices
+// also what else the guest may name as a buffer (persistent memory); the boot code is given RAM alone.
 //
 // Every thread attaches its own views to the same chunks (see src/vmm/memory.ts for who allocates them). A chunk is
 // at most 2 GiB, so an element index into its byte view stays below 2^31 and on V8's fast path. All addresses come
@@ -6,6 +7,7 @@
 
 import { check, libc } from './libc.js';
 import { SysError } from './errno.js';
+import type { MemoryBacking } from './memory-backing.js';
 import { guestAddress, hex, TWO_POW_32, type GuestAddress, type HostAddress } from './units.js';
 
 /** One contiguous piece of guest RAM: plain data that can be sent to another thread. */
@@ -17,8 +19,7 @@ export interface MemoryChunk {
   readonly buffer: SharedArrayBuffer;
   /** Where the chunk starts in `buffer`. */
   readonly bufferOffset: number;
-  /** Where the chunk starts in the memory file. */
-  readonly fileOffset: number;
+  readonly backing: MemoryBacking;
 }
 
 /** All of guest RAM in ascending order of address. */
@@ -42,6 +43,7 @@ export class ChunkView {
   readonly guestAddress: GuestAddress;
   readonly size: number;
   readonly hostAddress: HostAddress;
+  readonly backing: MemoryBacking;
   readonly bytes: Uint8Array;
   readonly words16: Uint16Array;
   readonly words32: Uint32Array;
@@ -50,6 +52,7 @@ export class ChunkView {
     this.guestAddress = chunk.guestAddress;
     this.size = chunk.size;
     this.hostAddress = chunk.hostAddress;
+    this.backing = chunk.backing;
     this.bytes = new Uint8Array(chunk.buffer, chunk.bufferOffset, chunk.size);
     // The alignment of `bufferOffset` is that of the page minus that of the allocation: 16 bytes at least.
     this.words16 = new Uint16Array(chunk.buffer, chunk.bufferOffset, chunk.size >>> 1);

@@ -51,6 +51,8 @@ export const libc = {
     'size_t mmap(size_t, size_t, int, int, int, long)',
   ),
   munmap: bind<(address: N, length: N) => N>('int munmap(size_t, size_t)'),
+  madvise: bind<(address: N, length: N, advice: N) => N>('int madvise(size_t, size_t, int)'),
+  fallocate: bind<(fd: N, mode: N, offset: N, length: N) => N>('int fallocate(int, int, long, long)'),
   memfd_create: bind<(name: string, flags: N) => N>('int memfd_create(const char *, unsigned int)'),
   eventfd: bind<(initial: N, flags: N) => N>('int eventfd(unsigned int, int)'),
   timerfd_create: bind<(clock: N, flags: N) => N>('int timerfd_create(int, int)'),

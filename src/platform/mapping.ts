@@ -1,8 +1,8 @@
-// Memory mappings: mmap(2), memfd_create(2), and shared buffers whose inside is a memfd.
+// Memory mappings: mmap(2), memfd_create(2), and shared buffers whose inside is mapped to something else.
 
 import { SysError } from './errno.js';
 import { addressOf, check, lastErrno, libc } from './libc.js';
-import { PAGE_SIZE, type Fd, type HostAddress } from './units.js';
+import { alignUp, PAGE_SIZE, type Fd, type HostAddress } from './units.js';
 
 const PROT_READ = 1;
 const PROT_WRITE = 2;
@@ -12,6 +12,9 @@ const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MFD_CLOEXEC = 1;
+const MFD_HUGETLB = 4;
+/** The logarithm of the huge page's size goes above this bit. */
+const MFD_HUGE_SHIFT = 26;
 
 // MAP_FAILED is (void *)-1, far above any address (koffi gives it as a BigInt, which compares like a Number).
 const HIGHEST_USER_ADDRESS = 2 ** 47;
@@ -32,9 +35,13 @@ export function unmap(address: HostAddress, length: number): void {
   check(libc.munmap(address, length), 'munmap');
 }
 
-/** Makes an anonymous memory file of `length` bytes (sparse). The caller owns the descriptor. Throws SysError. */
-export function createMemfd(name: string, length: number): Fd {
-  const fd = check(libc.memfd_create(name, MFD_CLOEXEC), 'memfd_create') as Fd;
+/**
+ * Makes an anonymous memory file of `length` bytes (sparse), of huge pages when their size is given. The caller owns the
+ * descriptor. Throws SysError.
+ */
+export function createMemfd(name: string, length: number, hugePageSize?: number): Fd {
+  const huge = hugePageSize === undefined ? 0 : MFD_HUGETLB | (Math.log2(hugePageSize) << MFD_HUGE_SHIFT);
+  const fd = check(libc.memfd_create(name, MFD_CLOEXEC | huge), 'memfd_create') as Fd;
   if (libc.ftruncate(fd, length) < 0) {
     const errno = lastErrno();
     libc.close(fd);
@@ -43,32 +50,56 @@ export function createMemfd(name: string, length: number): Fd {
   return fd;
 }
 
-/** A SharedArrayBuffer whose bytes [offset, offset + size) are pages of a memfd. */
+/** Where the pages of a mapping come from. */
+export type PageSource =
+  /** Zeroed pages of this process alone, which count against the host's memory when they are first written. */
+  | { readonly kind: 'anonymous' }
+  /** Pages of a file, the same for all who map it shared. */
+  | { readonly kind: 'shared-file'; readonly fd: Fd; readonly offset: number }
+  /** Pages of a file that may be open for reading only; a page that is written to becomes this process's own. */
+  | { readonly kind: 'private-file'; readonly fd: Fd; readonly offset: number };
+
+/** A SharedArrayBuffer whose bytes [offset, offset + size) are mapped pages. */
 export interface MappedSharedBuffer {
   readonly buffer: SharedArrayBuffer;
-  /** Where the mapped pages start inside `buffer`: it is page-aligned in memory, not in the buffer. */
+  /** Where the mapped pages start inside `buffer`: they are aligned in memory, not in the buffer. */
   readonly offset: number;
   readonly size: number;
   readonly address: HostAddress;
 }
 
 /**
- * Allocates a SharedArrayBuffer and maps `size` bytes of `fd` from `fileOffset` over its page-aligned inside, so that
- * JavaScript in every thread, the kernel and the file see the same bytes. `size` and `fileOffset` are page multiples.
- * Throws SysError, or RangeError when the buffer cannot be allocated.
+ * Allocates a SharedArrayBuffer and maps `size` bytes of `source` over its inside, at a multiple of `alignment`, so that
+ * JavaScript in every thread, the kernel and the file see the same bytes. `size` and the source's offset are multiples
+ * of the source's pages. Throws SysError, or RangeError when the buffer cannot be allocated.
  */
-export function mapOverSharedBuffer(fd: Fd, fileOffset: number, size: number): MappedSharedBuffer {
-  const buffer = new SharedArrayBuffer(size + PAGE_SIZE);
+export function mapOverSharedBuffer(source: PageSource, size: number, alignment = PAGE_SIZE): MappedSharedBuffer {
+  const buffer = new SharedArrayBuffer(size + alignment);
   const start = addressOf(new Uint8Array(buffer));
-  const offset = (PAGE_SIZE - (start % PAGE_SIZE)) % PAGE_SIZE;
-  const address = mmap(start + offset, size, MAP_SHARED | MAP_FIXED, fd, fileOffset);
-  return { buffer, offset, size, address };
+  const address = alignUp(start, alignment) as HostAddress;
+  remap({ address, size }, source);
+  return { buffer, offset: address - start, size, address };
+}
+
+/** Maps `source` over a buffer that `mapOverSharedBuffer` made, in place of what is there. Throws SysError. */
+export function remap({ address, size }: Pick<MappedSharedBuffer, 'address' | 'size'>, source: PageSource): void {
+  switch (source.kind) {
+    case 'anonymous':
+      mmap(address, size, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      return;
+    case 'shared-file':
+      mmap(address, size, MAP_SHARED | MAP_FIXED, source.fd, source.offset);
+      return;
+    case 'private-file':
+      mmap(address, size, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, source.fd, source.offset);
+      return;
+  }
 }
 
 /**
- * Puts private anonymous pages back under a buffer that `mapOverSharedBuffer` made. V8 frees the buffer whenever its
- * last view dies; from here on that frees ordinary memory and the memfd's pages are gone at once. Throws SysError.
+ * Puts ordinary pages back under a buffer that `mapOverSharedBuffer` made. V8 frees the buffer whenever its last view
+ * dies; from here on that frees ordinary memory, and what was mapped is gone at once. Throws SysError.
  */
 export function unmapFromSharedBuffer(mapped: Pick<MappedSharedBuffer, 'address' | 'size'>): void {
-  mmap(mapped.address, mapped.size, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  remap(mapped, { kind: 'anonymous' });
 }

@@ -1,23 +1,46 @@
-// Allocates guest RAM: one memfd, mapped over SharedArrayBuffers in chunks. Main thread.
+// Allocates guest RAM, mapped over SharedArrayBuffers in chunks. Main thread.
 //
 //   0 ............ 3 GiB | device hole | 4 GiB ............
 //   chunk 0  chunk 1 ... |             | more chunks
 //
-// One allocation is at once V8 views in every thread, KVM memory slots, and a file.
+// One allocation is at once V8 views in every thread and KVM memory slots. The keys of --memory say what is behind it:
+//
+//   (nothing)      private anonymous pages, transparent huge pages where they fit unless thp=off
+//   shared=on      a memory file, which other processes can map
+//   hugepages=on   a memory file of pages from the host's huge page pool, shared too
+//   mergeable=on   lets KSM merge equal pages. KSM looks at private pages only, so with shared or hugepages it does
+//                  nothing, as in Cloud Hypervisor
+//   prefault=on    every page is allocated before the guest starts
 
 import { totalmem } from 'node:os';
 import { DEVICE_HOLE_END, DEVICE_HOLE_START } from '../boot/layout.js';
+import type { MemoryConfig } from '../config/vm-config.js';
+import { EINVAL, ENOMEM, SysError } from '../platform/errno.js';
 import type { MemoryChunk, MemoryMap } from '../platform/guest-memory.js';
-import { createMemfd, mapOverSharedBuffer, unmapFromSharedBuffer } from '../platform/mapping.js';
-import { check, close, libc } from '../platform/libc.js';
-import { formatBytes, GIB, guestAddress, type Fd } from '../platform/units.js';
+import { defaultHugePageSize, hugePagePool, hugePageSizes } from '../platform/huge-pages.js';
+import { close } from '../platform/libc.js';
+import {
+  createMemfd,
+  mapOverSharedBuffer,
+  remap,
+  unmapFromSharedBuffer,
+  type PageSource,
+} from '../platform/mapping.js';
+import {
+  adviseHugePages,
+  allowMerging,
+  discardPages,
+  populatePages,
+  type MemoryBacking,
+} from '../platform/memory-backing.js';
+import { formatBytes, GIB, guestAddress, MIB, PAGE_SIZE, type Fd } from '../platform/units.js';
 import { VmError } from './errors.js';
-
-const FALLOC_FL_KEEP_SIZE = 1;
-const FALLOC_FL_PUNCH_HOLE = 2;
 
 /** Element indices into a chunk's byte view stay below 2^31, on V8's fast path. */
 const MAX_CHUNK_SIZE = 2 * GIB;
+
+/** A transparent huge page of x86-64. */
+const THP_SIZE = 2 * MIB;
 
 interface Range {
   readonly gpa: number;
@@ -37,14 +60,18 @@ export function planMemory(size: number): Range[] {
   return ranges;
 }
 
-/** Guest RAM and the file behind it. `close` unmaps and releases it once no thread and no VM uses it any more. */
+/** Guest RAM and the file behind it, if any. `close` releases it once no thread and no VM uses it any more. */
 export class AllocatedMemory {
   readonly map: MemoryMap;
-  readonly fd: Fd;
+  /** The memory file; none behind private memory. */
+  readonly fd: Fd | undefined;
+  private readonly config: MemoryConfig;
+  private readonly pageSize: number;
   private closed = false;
 
-  /** `size` is a multiple of 4096. Throws VmError MEMORY when the host cannot hold it. */
-  constructor(size: number) {
+  /** `config.size` is a multiple of 4096. Throws VmError MEMORY when the host cannot hold it, or not in that way. */
+  constructor(config: MemoryConfig) {
+    const { size } = config;
     if (size > totalmem()) {
       throw new VmError(
         'MEMORY',
@@ -52,47 +79,146 @@ export class AllocatedMemory {
         'ask for less',
       );
     }
-    let fd: Fd | undefined;
+    this.config = config;
+    const hugePageSize = config.hugepages === true ? chooseHugePageSize(config) : undefined;
+    this.pageSize = hugePageSize ?? PAGE_SIZE;
     const chunks: MemoryChunk[] = [];
-    try {
-      fd = createMemfd('tsvmm-guest-ram', size);
-      let fileOffset = 0;
-      for (const range of planMemory(size)) {
-        const mapped = mapOverSharedBuffer(fd, fileOffset, range.size);
-        chunks.push({
-          guestAddress: guestAddress(range.gpa),
-          size: range.size,
-          hostAddress: mapped.address,
-          buffer: mapped.buffer,
-          bufferOffset: mapped.offset,
-          fileOffset,
-        });
-        fileOffset += range.size;
-      }
-    } catch (error) {
-      releaseChunks(chunks);
-      if (fd !== undefined) close(fd);
-      throw new VmError('MEMORY', `${formatBytes(size)} of guest memory cannot be mapped`, 'ask for less', error);
-    }
-    this.fd = fd;
     this.map = chunks;
+    try {
+      const inFile = config.shared === true || hugePageSize !== undefined;
+      this.fd = inFile ? createMemfd('tsvmm-guest-ram', size, hugePageSize) : undefined;
+      let offset = 0;
+      for (const range of planMemory(size)) {
+        chunks.push(this.allocate(range, offset));
+        offset += range.size;
+      }
+      this.prepare();
+    } catch (error) {
+      this.close();
+      throw this.failure(error);
+    }
   }
 
-  /** Makes all of it zeroes again and gives its pages back to the host. Nobody may use it meanwhile. */
+  /**
+   * Fills RAM with zeroes and gives its pages back to the host, as at the start. Nothing may use it meanwhile. Throws
+   * VmError MEMORY when the host does not have the huge pages any more.
+   */
   clear(): void {
-    const size = this.map.reduce((sum, chunk) => sum + chunk.size, 0);
-    const mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
-    check(libc.fallocate(this.fd, mode, 0, size), 'fallocate guest memory');
+    try {
+      for (const chunk of this.map) {
+        const result = discardPages(chunk, 0, chunk.size);
+        if (result < 0) throw new SysError('discard guest memory', -result);
+        // A hole loses its reservation in the pool; mapping the file again makes a new one.
+        if (this.pageSize > PAGE_SIZE)
+          remap({ address: chunk.hostAddress, size: chunk.size }, pageSource(chunk.backing));
+      }
+      if (this.config.prefault === true) this.populate();
+    } catch (error) {
+      throw this.failure(error);
+    }
   }
 
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    releaseChunks(this.map);
-    close(this.fd);
+    for (const chunk of this.map) unmapFromSharedBuffer({ address: chunk.hostAddress, size: chunk.size });
+    if (this.fd !== undefined) close(this.fd);
+  }
+
+  private allocate(range: Range, offset: number): MemoryChunk {
+    const { fd, pageSize } = this;
+    const backing: MemoryBacking =
+      fd === undefined ? { kind: 'anonymous' } : { kind: 'memory-file', fd, offset, pageSize };
+    // Host and guest addresses agree modulo 2 MiB: else no huge page of the host fits the guest.
+    const alignment = range.size >= THP_SIZE ? Math.max(pageSize, THP_SIZE) : pageSize;
+    const mapped = mapOverSharedBuffer(pageSource(backing), range.size, alignment);
+    return {
+      guestAddress: guestAddress(range.gpa),
+      size: range.size,
+      hostAddress: mapped.address,
+      buffer: mapped.buffer,
+      bufferOffset: mapped.offset,
+      backing,
+    };
+  }
+
+  /** What the configuration says of how the kernel treats the pages. */
+  private prepare(): void {
+    const { mergeable, thp, prefault } = this.config;
+    if (this.fd === undefined) {
+      for (const chunk of this.map) {
+        adviseHugePages(chunk.hostAddress, chunk.size, thp !== false);
+        if (mergeable === true) allowMerging(chunk.hostAddress, chunk.size);
+      }
+    }
+    if (prefault === true) this.populate();
+  }
+
+  private populate(): void {
+    for (const { hostAddress, buffer, bufferOffset, size } of this.map) {
+      populatePages(hostAddress, new Uint8Array(buffer, bufferOffset, size), this.pageSize);
+    }
+  }
+
+  private failure(error: unknown): VmError {
+    if (error instanceof VmError) return error;
+    const { config, pageSize } = this;
+    const { errno, call } = error instanceof SysError ? error : { errno: 0, call: '' };
+    if (pageSize > PAGE_SIZE && errno === ENOMEM) return hugePagesMissing(config.size, pageSize, error);
+    if (errno === EINVAL && call.includes('MERGEABLE')) {
+      return new VmError(
+        'MEMORY',
+        '--memory mergeable=on: this kernel cannot merge pages (KSM)',
+        'leave it out',
+        error,
+      );
+    }
+    return new VmError('MEMORY', `${formatBytes(config.size)} of guest memory cannot be mapped`, 'ask for less', error);
   }
 }
 
-function releaseChunks(chunks: MemoryMap): void {
-  for (const chunk of chunks) unmapFromSharedBuffer({ address: chunk.hostAddress, size: chunk.size });
+function pageSource(backing: MemoryBacking): PageSource {
+  return backing.kind === 'memory-file'
+    ? { kind: 'shared-file', fd: backing.fd, offset: backing.offset }
+    : { kind: 'anonymous' };
+}
+
+/** The size of huge pages that memory is to be made of. Throws VmError MEMORY when the host has none such. */
+function chooseHugePageSize({ size, hugepage_size: asked }: MemoryConfig): number {
+  const sizes = hugePageSizes();
+  const pageSize = asked ?? defaultHugePageSize();
+  if (pageSize === undefined || sizes.length === 0) {
+    throw new VmError('MEMORY', '--memory hugepages=on: this kernel has no huge pages', 'leave it out');
+  }
+  if (!sizes.includes(pageSize)) {
+    const others = sizes.map((other) => formatBytes(other)).join(' or ');
+    throw new VmError(
+      'MEMORY',
+      `--memory hugepage_size=${formatBytes(pageSize)}: this host has no huge pages of that size`,
+      `use ${others}`,
+    );
+  }
+  if (size % pageSize !== 0) {
+    throw new VmError(
+      'MEMORY',
+      `--memory size=${formatBytes(size)} is not a multiple of the huge page size, ${formatBytes(pageSize)}`,
+      `use ${formatBytes(Math.ceil(size / pageSize) * pageSize)}`,
+    );
+  }
+  return pageSize;
+}
+
+function hugePagesMissing(size: number, pageSize: number, cause: unknown): VmError {
+  const { pages, available, sizeFile } = hugePagePool(pageSize);
+  const needed = size / pageSize;
+  // At least one more than there are: the ENOMEM says so, whatever was freed since.
+  const wanted = pages + Math.max(1, needed - available);
+  const mend = pageSize === defaultHugePageSize() ? `sysctl vm.nr_hugepages=${wanted}` : `echo ${wanted} > ${sizeFile}`;
+  return new VmError(
+    'MEMORY',
+    `--memory hugepages=on: ${needed} huge pages of ${formatBytes(pageSize)} are needed, and of the host's ${pages} ` +
+      `${available} are free`,
+    `make more, for instance with \`${mend}\`, or ask for less`,
+    cause,
+  );
 }

@@ -255,7 +255,7 @@ export class Vm {
     });
     this.system = system;
     this.times.kvm = epochNow();
-    this.memory = resources.own(new AllocatedMemory(config.memory.size), (memory) => {
+    this.memory = resources.own(new AllocatedMemory(config.memory), (memory) => {
       memory.close();
     });
     this.times.memory = epochNow();

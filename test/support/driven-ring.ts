@@ -3,8 +3,7 @@
 import type { DeviceInterrupt } from '../../src/devices/virtio/device.js';
 import { SplitQueue, type QueueFeatures, type QueueLayout } from '../../src/devices/virtio/queue.js';
 import { GuestMemory, type MemoryChunk } from '../../src/platform/guest-memory.js';
-import { close } from '../../src/platform/libc.js';
-import { createMemfd, mapOverSharedBuffer, unmapFromSharedBuffer } from '../../src/platform/mapping.js';
+import { mapOverSharedBuffer, unmapFromSharedBuffer } from '../../src/platform/mapping.js';
 import { guestAddress, PAGE_SIZE } from '../../src/platform/units.js';
 
 const DESC_F_NEXT = 1;
@@ -21,22 +20,19 @@ export class TestMemory implements Disposable {
 
   /** `sizes` are those of adjacent chunks. `view` and `bytes` show the first. */
   constructor(...sizes: number[]) {
-    const total = sizes.reduce((sum, size) => sum + size, 0);
-    const fd = createMemfd('test-memory', total);
     let address = 0;
     for (const size of sizes) {
-      const mapped = mapOverSharedBuffer(fd, address, size);
+      const mapped = mapOverSharedBuffer({ kind: 'anonymous' }, size);
       this.chunks.push({
         guestAddress: guestAddress(address),
         size,
         hostAddress: mapped.address,
         buffer: mapped.buffer,
         bufferOffset: mapped.offset,
-        fileOffset: address,
+        backing: { kind: 'anonymous' },
       });
       address += size;
     }
-    close(fd);
     this.memory = new GuestMemory(this.chunks);
     const first = this.chunks[0];
     this.view = new DataView(first.buffer, first.bufferOffset, first.size);

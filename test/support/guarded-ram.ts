@@ -4,7 +4,7 @@
 import { GuestMemory, type MemoryChunk } from '../../src/platform/guest-memory.js';
 import { close } from '../../src/platform/libc.js';
 import { createMemfd, mapOverSharedBuffer, unmapFromSharedBuffer } from '../../src/platform/mapping.js';
-import { guestAddress, PAGE_SIZE } from '../../src/platform/units.js';
+import { guestAddress, PAGE_SIZE, type Fd } from '../../src/platform/units.js';
 
 const CANARY = 0xa5;
 const GUARD = 2 * PAGE_SIZE;
@@ -17,6 +17,7 @@ interface Piece {
 export class GuardedRam implements Disposable {
   readonly memory: GuestMemory;
   readonly chunks: readonly MemoryChunk[];
+  private readonly fd: Fd;
   private readonly guards: Buffer[] = [];
   private readonly expected: Buffer[] = [];
 
@@ -26,7 +27,7 @@ export class GuardedRam implements Disposable {
     const fd = createMemfd('test-guarded-ram', total);
     let fileOffset = 0;
     this.chunks = pieces.map(({ gpa, size }) => {
-      const mapped = mapOverSharedBuffer(fd, fileOffset, size + 2 * GUARD);
+      const mapped = mapOverSharedBuffer({ kind: 'shared-file', fd, offset: fileOffset }, size + 2 * GUARD);
       // The buffer is a page larger than the mapping: what surrounds the mapping in it is guarded, too.
       const end = mapped.offset + GUARD + size;
       this.guard(Buffer.from(mapped.buffer, 0, mapped.offset + GUARD));
@@ -37,12 +38,12 @@ export class GuardedRam implements Disposable {
         hostAddress: (mapped.address + GUARD) as MemoryChunk['hostAddress'],
         buffer: mapped.buffer,
         bufferOffset: mapped.offset + GUARD,
-        fileOffset: fileOffset + GUARD,
+        backing: { kind: 'memory-file', fd, offset: fileOffset + GUARD, pageSize: PAGE_SIZE },
       };
       fileOffset += size + 2 * GUARD;
       return chunk;
     });
-    close(fd);
+    this.fd = fd;
     this.memory = new GuestMemory(this.chunks);
   }
 
@@ -70,6 +71,7 @@ export class GuardedRam implements Disposable {
     for (const { hostAddress, size } of this.chunks) {
       unmapFromSharedBuffer({ address: (hostAddress - GUARD) as MemoryChunk['hostAddress'], size: size + 2 * GUARD });
     }
+    close(this.fd);
   }
 
   private guard(bytes: Buffer): void {

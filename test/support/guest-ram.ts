@@ -3,7 +3,7 @@
 import { GuestMemory, type MemoryMap } from '../../src/platform/guest-memory.js';
 import { close } from '../../src/platform/libc.js';
 import { createMemfd, mapOverSharedBuffer, unmapFromSharedBuffer } from '../../src/platform/mapping.js';
-import { guestAddress, type Fd } from '../../src/platform/units.js';
+import { guestAddress, PAGE_SIZE, type Fd } from '../../src/platform/units.js';
 
 /** RAM of the given pieces, with the memory file behind it. */
 export interface TestRam extends Disposable {
@@ -20,14 +20,14 @@ export function allocateRam(...pieces: readonly { gpa: number; size: number }[])
   );
   let fileOffset = 0;
   const map = pieces.map(({ gpa, size }) => {
-    const mapped = mapOverSharedBuffer(fd, fileOffset, size);
+    const mapped = mapOverSharedBuffer({ kind: 'shared-file', fd, offset: fileOffset }, size);
     const chunk = {
       guestAddress: guestAddress(gpa),
       size,
       hostAddress: mapped.address,
       buffer: mapped.buffer,
       bufferOffset: mapped.offset,
-      fileOffset,
+      backing: { kind: 'memory-file', fd, offset: fileOffset, pageSize: PAGE_SIZE } as const,
     };
     fileOffset += size;
     return chunk;

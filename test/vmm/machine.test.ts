@@ -57,7 +57,9 @@ describe('guest memory plan', () => {
   });
 
   test('more than the host has is refused, with both sizes', () => {
-    expect(() => new AllocatedMemory(2 ** 50)).toThrow(/--memory size=1048576 GiB is more than the .* this host has/);
+    expect(() => new AllocatedMemory({ size: 2 ** 50 })).toThrow(
+      /--memory size=1048576 GiB is more than the .* this host has/,
+    );
   });
 });
 

@@ -28,7 +28,7 @@ describeKvm('guest memory', () => {
     const directory = mkdtempSync(join(tmpdir(), 'tsvmm-memory-'));
     const system = KvmSystem.open();
     const vm = new KvmVm(system);
-    const ram = new AllocatedMemory(GIB - 256 * MIB);
+    const ram = new AllocatedMemory({ size: GIB - 256 * MIB, shared: true });
     const vcpu = new KvmVcpu(vm.fd, 0, system.vcpuMmapSize);
     try {
       vm.setMemory(ram.map);
@@ -47,7 +47,7 @@ describeKvm('guest memory', () => {
 
       expect([...memory.read(DATA, 2)]).toEqual([13, 14]);
       const file = Buffer.alloc(2);
-      readSync(ram.fd, file, 0, 2, DATA);
+      readSync(ram.fd ?? -1, file, 0, 2, DATA);
       expect([...file]).toEqual([13, 14]);
     } finally {
       vcpu.close();
