@@ -43,7 +43,6 @@ export const libc = {
   fcntl: bind<(fd: N, command: N, argument: N) => N>('int fcntl(int, int, size_t)'),
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
-  fallocate: bind<(fd: N, mode: N, offset: N, length: N) => N>('int fallocate(int, int, long, long)'),
   ioctl: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, unsigned long, size_t)'),
   // For KVM_RUN alone, which comes a hundred thousand times a second: 32-bit arguments convert a little faster.
   ioctlInt: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, int, int)'),

@@ -81,8 +81,21 @@ export function mapOverSharedBuffer(source: PageSource, size: number, alignment 
   return { buffer, offset: address - start, size, address };
 }
 
-/** Maps `source` over a buffer that `mapOverSharedBuffer` made, in place of what is there. Throws SysError. */
-export function remap({ address, size }: Pick<MappedSharedBuffer, 'address' | 'size'>, source: PageSource): void {
+/**
+ * Maps `source` over a buffer that `mapOverSharedBuffer` made, in place of what is there. Throws SysError; ordinary pages
+ * are there then.
+ */
+export function remap(mapped: Pick<MappedSharedBuffer, 'address' | 'size'>, source: PageSource): void {
+  try {
+    mapFixed(mapped, source);
+  } catch (error) {
+    // A mapping that fails may have taken the old one away first, and V8 believes that its buffer is there.
+    mapFixed(mapped, { kind: 'anonymous' });
+    throw error;
+  }
+}
+
+function mapFixed({ address, size }: Pick<MappedSharedBuffer, 'address' | 'size'>, source: PageSource): void {
   switch (source.kind) {
     case 'anonymous':
       mmap(address, size, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -33,7 +33,7 @@ import {
   populatePages,
   type MemoryBacking,
 } from '../platform/memory-backing.js';
-import { formatBytes, GIB, guestAddress, MIB, PAGE_SIZE, type Fd } from '../platform/units.js';
+import { formatBytes, GIB, guestAddress, MIB, PAGE_SIZE, type Fd, type HostAddress } from '../platform/units.js';
 import { VmError } from './errors.js';
 
 /** Element indices into a chunk's byte view stay below 2^31, on V8's fast path. */
@@ -41,6 +41,8 @@ const MAX_CHUNK_SIZE = 2 * GIB;
 
 /** A transparent huge page of x86-64. */
 const THP_SIZE = 2 * MIB;
+/** Below are boot tables and holes: there a huge page would be all that a very small guest has, and mostly unused. */
+const THP_START = 2 * MIB;
 
 interface Range {
   readonly gpa: number;
@@ -147,7 +149,8 @@ export class AllocatedMemory {
     const { mergeable, thp, prefault } = this.config;
     if (this.fd === undefined) {
       for (const chunk of this.map) {
-        adviseHugePages(chunk.hostAddress, chunk.size, thp !== false);
+        const from = thp === false ? 0 : Math.min(Math.max(0, THP_START - chunk.guestAddress), chunk.size);
+        adviseHugePages((chunk.hostAddress + from) as HostAddress, chunk.size - from, thp !== false);
         if (mergeable === true) allowMerging(chunk.hostAddress, chunk.size);
       }
     }
