@@ -13,6 +13,8 @@ export type VmErrorCode =
   | 'SOCKET_IN_USE'
   /** A host path (socket, serial file) cannot be used. */
   | 'HOST_PATH'
+  /** The host has not the processors, or the features of them, that were asked for. */
+  | 'HOST_CPU'
   /** More devices than there are interrupt lines. */
   | 'TOO_MANY_DEVICES'
   /** A worker thread failed or did not answer: a bug of this project. */

@@ -29,6 +29,7 @@ import { DeviceSet } from './device-set.js';
 import { attachDevices } from './devices.js';
 import { VmError } from './errors.js';
 import type { VmEvent } from './events.js';
+import { checkHostCpus } from './host-cpus.js';
 import { KvmSystem } from './kvm/system.js';
 import { Machine, takeVcpuThreads } from './machine.js';
 import { AllocatedMemory } from './memory.js';
@@ -111,6 +112,11 @@ export interface VmVsock {
   setGuestCid(cid: number): void;
 }
 
+interface LoadedMachine {
+  readonly machine: Machine;
+  readonly boot: BootState;
+}
+
 /** One virtual machine, from `create` to `exited`. */
 export class Vm {
   readonly config: VmConfig;
@@ -132,7 +138,8 @@ export class Vm {
   private system: KvmSystem | undefined;
   private memory: AllocatedMemory | undefined;
   private machine: Machine | undefined;
-  private boot: BootState | undefined;
+  /** What `start` starts. */
+  private prepared: LoadedMachine | undefined;
   private serial: SerialHandles | undefined;
   private serialConsole: SerialConsole | undefined;
   private vsockHost: VsockHost | undefined;
@@ -231,14 +238,15 @@ export class Vm {
 
   /** Lets the guest run. Throws Error when it was started or ended before. */
   start(): Promise<void> {
-    const { memory, machine, boot } = this;
-    if (this.state !== 'created' || memory === undefined || machine === undefined || boot === undefined) {
+    const { memory, prepared } = this;
+    if (this.state !== 'created' || memory === undefined || prepared === undefined) {
       return Promise.reject(new Error('a VM starts once, before it has ended'));
     }
     this.state = 'running';
     this.devices.start(memory.map);
     this.vsockHost?.started();
-    this.startMachine(machine, boot);
+    this.prepared = undefined;
+    this.startMachine(prepared.machine, prepared.boot);
     return Promise.resolve();
   }
 
@@ -254,6 +262,7 @@ export class Vm {
       kvm.close();
     });
     this.system = system;
+    checkHostCpus(config.cpus, system);
     this.times.kvm = epochNow();
     this.memory = resources.own(new AllocatedMemory(config.memory), (memory) => {
       memory.close();
@@ -270,20 +279,21 @@ export class Vm {
     });
     for (const device of attached.all) this.devices.add(device);
     this.vsockHost = attached.vsock?.host;
-    this.buildMachine(this.vcpuThreads);
+    this.prepared = this.buildMachine(this.vcpuThreads);
     this.times.loaded = epochNow();
   }
 
   /** A new machine over the VM's memory and devices, with the guest loaded. `threads` are its vCPUs. */
-  private buildMachine(threads: VcpuThread[]): void {
+  private buildMachine(threads: VcpuThread[]): LoadedMachine {
     const { system, memory, config, devices } = this;
     if (system === undefined || memory === undefined) throw new Error('a machine needs KVM and memory');
     const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared() };
     const boot = this.load(memory);
-    this.machine = new Machine({ cpus: config.cpus, system, memory: memory.map, devices, ports }, threads);
-    this.boot = boot;
+    const machine = new Machine({ cpus: config.cpus, system, memory: memory.map, devices, ports }, threads);
+    this.machine = machine;
     const { boot_vcpus: vcpus } = config.cpus;
     this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);
+    return { machine, boot };
   }
 
   private startMachine(machine: Machine, boot: BootState): void {
@@ -349,8 +359,8 @@ export class Vm {
     this.devices.reset();
     if (this.serial !== undefined) resetSerialRegisters(this.serial.shared);
     memory.clear();
-    this.buildMachine(this.vcpuThreads);
-    if (this.machine !== undefined && this.boot !== undefined) this.startMachine(this.machine, this.boot);
+    const next = this.buildMachine(this.vcpuThreads);
+    this.startMachine(next.machine, next.boot);
   }
 
   /** A method, since the state changes while one waits. */

@@ -5,6 +5,8 @@ import type { CpusConfig, MemoryConfig, PayloadConfig, SerialConfig } from '../v
 import { checkCreatable, checkReadableFile } from './files.js';
 import type { Complain } from './rule.js';
 
+/** APIC ids of one byte, less that of the IOAPIC and the one that means all. */
+const MAX_VCPUS = 254;
 /** x86-64 guest-physical addresses have at most 52 bits. Whether the host can map that much is found out when it does. */
 const MAX_MEMORY = 2 ** 52;
 
@@ -20,11 +22,11 @@ export function checkCpus(cpus: CpusConfig, complain: Complain): void {
         mend: 'Use 1.',
       });
     }
-    if (count > 1) {
+    if (count > MAX_VCPUS) {
       complain(field, count, {
-        code: 'NOT_SUPPORTED',
-        problem: `${count} vCPUs are asked for, and tsvmm runs one vCPU for now`,
-        mend: 'Use 1.',
+        code: 'OUT_OF_RANGE',
+        problem: `${count} vCPUs are more than the ${MAX_VCPUS} that a guest's tables have room for`,
+        mend: 'Ask for fewer.',
       });
     }
   }

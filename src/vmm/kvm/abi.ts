@@ -60,6 +60,7 @@ export const REQUIRED_CAPABILITIES = {
   KVM_CAP_IMMEDIATE_EXIT: 136,
 } as const;
 
+export const KVM_CAP_MAX_VCPUS = 66;
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
 
 /** struct kvm_userspace_memory_region { u32 slot, flags; u64 guest_phys_addr, memory_size, userspace_addr; } */

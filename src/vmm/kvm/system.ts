@@ -80,7 +80,12 @@ export class KvmSystem {
   }
 
   hasCapability(number: number): boolean {
-    return libc.ioctl(this.fd, KVM_CHECK_EXTENSION, number) > 0;
+    return this.capability(number) > 0;
+  }
+
+  /** What KVM_CHECK_EXTENSION says: 0 for what is not there, else 1 or a number that depends on the capability. */
+  capability(number: number): number {
+    return libc.ioctl(this.fd, KVM_CHECK_EXTENSION, number);
   }
 
   /** Every CPUID leaf that KVM can give a guest on this host. Throws SysError. */
