@@ -123,7 +123,8 @@ describeKvm('several vCPUs', () => {
         .filter((thread) => !before.has(thread))
         .map((thread) => readFileSync(`/proc/self/task/${thread}/status`, 'utf8'))
         .map((status) => /^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1]);
-      expect(lists.filter((list) => list === '0')).toHaveLength(1);
+      // Threads that this one starts inherit it.
+      expect(lists).toContain('0');
     });
   });
 
