@@ -4,7 +4,7 @@
 // Syntax of the entries: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device=<size>@<base>:<irq>`.
 
 import { BootError } from './errors.js';
-import { COMMAND_LINE_MAX_SIZE } from './layout.js';
+import { COMMAND_LINE_AREA_SIZE } from './layout.js';
 import { hex } from '../platform/units.js';
 
 /** `reboot=k` asks for the i8042 reset, which ends the VM; `panic=-1` reboots at once instead of hanging. */
@@ -12,6 +12,8 @@ export const DEFAULT_LINUX_CMDLINE = 'console=ttyS0 reboot=k panic=-1';
 
 /** Every virtio-mmio device has one page of registers. */
 export const VIRTIO_MMIO_REGION = '4K';
+
+const VIRTIO_MMIO_PARAMETER = 'virtio_mmio.device=';
 
 /** Where a guest finds one virtio-mmio device. */
 export interface VirtioMmioPlacement {
@@ -22,30 +24,33 @@ export interface VirtioMmioPlacement {
 
 /**
  * `base` with an entry for each device. Parameters after a lone `--` belong to init, so the entries go before it.
- * Throws BootError `cmdline-too-long` or `cmdline-invalid`.
+ * How long it may be is the kernel's matter (`checkCommandLine`), but for what no kernel takes. Throws BootError
+ * `cmdline-too-long` or `cmdline-invalid`.
  */
 export function buildCommandLine(base: string, devices: readonly VirtioMmioPlacement[]): string {
-  const entries = devices.map((device) => `virtio_mmio.device=${VIRTIO_MMIO_REGION}@${hex(device.gpa)}:${device.irq}`);
+  const entries = devices.map(
+    (device) => `${VIRTIO_MMIO_PARAMETER}${VIRTIO_MMIO_REGION}@${hex(device.gpa)}:${device.irq}`,
+  );
   const [forKernel, forInit] = splitAtInitArguments(base.trim());
   const line = [forKernel, ...entries, forInit].filter((part) => part !== '').join(' ');
-  checkCommandLine(line, entries.length);
+  checkCommandLine(line, COMMAND_LINE_AREA_SIZE - 1);
   return line;
 }
 
-/** Throws BootError when `line` cannot be given to a kernel. */
-export function checkCommandLine(line: string, deviceCount = 0): void {
+/** Throws BootError when `line` cannot be given to a kernel that takes `limit` bytes, the final NUL not counted. */
+export function checkCommandLine(line: string, limit: number): void {
   if (line.includes('\0')) {
     throw new BootError('cmdline-invalid', 'the kernel command line contains a NUL character', 'remove it');
   }
-  const size = Buffer.byteLength(line) + 1;
-  if (size > COMMAND_LINE_MAX_SIZE) {
-    const ours = deviceCount === 0 ? '' : ` (entries for ${deviceCount} virtio devices included)`;
-    throw new BootError(
-      'cmdline-too-long',
-      `the kernel command line is ${size - 1} bytes long${ours}, and the most is ${COMMAND_LINE_MAX_SIZE - 1}`,
-      `shorten it by ${size - COMMAND_LINE_MAX_SIZE} bytes`,
-    );
-  }
+  const size = Buffer.byteLength(line);
+  if (size <= limit) return;
+  const entries = line.split(VIRTIO_MMIO_PARAMETER).length - 1;
+  const included = entries === 0 ? '' : ` (${entries} entries ${VIRTIO_MMIO_PARAMETER} included)`;
+  throw new BootError(
+    'cmdline-too-long',
+    `the kernel command line is ${size} bytes long${included}, and this kernel takes ${limit} at most`,
+    `shorten it by ${size - limit} bytes`,
+  );
 }
 
 /** Splits before the first `--` that stands alone outside double quotes, as Linux's next_arg() sees it. */

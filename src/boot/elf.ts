@@ -128,7 +128,12 @@ export function parseElfKernel(file: BootFile): ElfKernel {
   const head = file.read(0, EHDR.SIZE);
   if (!ELF_MAGIC.every((byte, index) => head[index] === byte)) {
     const format = recogniseFormat(file.read(0, FORMAT_PROBE_SIZE));
-    throw new BootError('wrong-format', `the ${file.role} is ${format.name}, not an ELF file`, format.mend, { path });
+    throw new BootError(
+      'wrong-format',
+      `the ${file.role} is ${format.name}, neither an ELF file nor a bzImage`,
+      format.mend,
+      { path },
+    );
   }
   if (head.length < EHDR.SIZE) {
     throw new BootError('truncated', `the ELF header ends after ${head.length} bytes`, REBUILT, { path });

@@ -16,14 +16,18 @@ export type BootErrorCode =
   | 'empty'
   /** The file ends before what its headers promise. */
   | 'truncated'
-  /** Not an ELF file at all, but something else, named in the message. */
+  /** Neither an ELF file nor a bzImage, but something else, named in the message. */
   | 'wrong-format'
-  /** An ELF file for another machine, word size or byte order. */
+  /** A kernel for another machine, word size or byte order. */
   | 'wrong-machine'
   /** An ELF file for this machine that is no kernel: an object file, a library, a program, a core dump. */
   | 'not-a-kernel'
   /** ELF headers that contradict themselves. */
   | 'bad-elf'
+  /** A setup header that contradicts itself. */
+  | 'bad-bzimage'
+  /** A bzImage from before boot protocol 2.12, which has no 64-bit entry point to rely on. */
+  | 'old-protocol'
   /** A segment or entry point where this monitor cannot put it, whatever the memory size. */
   | 'bad-placement'
   /** The kernel needs more memory than the guest has. */

@@ -88,7 +88,10 @@ function sizeOfRegularFile(fd: number, path: string, role: BootFileRole): number
   if (stat.isDirectory()) throw notAFile(path, role, 'a directory');
   if (stat.isFIFO()) throw notAFile(path, role, 'a FIFO');
   if (stat.isCharacterDevice() || stat.isBlockDevice()) throw notAFile(path, role, 'a device');
-  if (stat.size === 0) throw new BootError('empty', `the ${role} is an empty file`, 'check how it was made', { path });
+  if (stat.size === 0) {
+    const mend = role === 'initramfs' ? 'check how it was made, or boot without one' : 'check how it was made';
+    throw new BootError('empty', `the ${role} is an empty file`, mend, { path });
+  }
   return stat.size;
 }
 

@@ -1,11 +1,11 @@
-// Names what a file is that is not an ELF kernel, by its magic numbers, and says what to do about it. Main thread.
+// Names what a file is that is no kernel, by its magic numbers, and says what to do about it. Main thread.
 //
 // Sources: Documentation/arch/x86/boot.rst, Documentation/arch/arm64/booting.rst,
 // Documentation/arch/riscv/boot-image-header.rst, and each format's own description; the same numbers as file(1) uses.
 
 /** A recognised format. */
 export interface FileFormat {
-  /** With its article: `a bzImage`. */
+  /** With its article: `a gzip file`. */
   readonly name: string;
   readonly mend: string;
 }
@@ -13,8 +13,8 @@ export interface FileFormat {
 /** How much of a file `recogniseFormat` wants to see: up to the magic of an ISO image. */
 export const FORMAT_PROBE_SIZE = 0x8006;
 
-const NEEDS_VMLINUX = 'an uncompressed ELF kernel (vmlinux) is needed';
-const DISK_MEND = `a disk image holds a kernel but is none: ${NEEDS_VMLINUX}`;
+const KERNEL_NEEDED = 'an uncompressed ELF kernel (vmlinux) or a bzImage is needed';
+const DISK_MEND = `a disk image holds a kernel but is none: ${KERNEL_NEEDED}`;
 const OTHER_MACHINE_MEND = 'a kernel built for x86-64 is needed';
 
 interface Signature extends FileFormat {
@@ -26,43 +26,55 @@ function ascii(text: string): number[] {
 }
 
 function decompress(command: string): string {
-  return `decompress it first (${command}); if it is the initramfs, name it as such`;
+  return `decompress it first: ${command} > vmlinux; if it is the initramfs, name it as such`;
 }
 
-// The order matters where one format wraps another: a bzImage and an ARM64 Image may begin with a PE header, and the
-// boot sector magic at 510 is shared by a bzImage and a disk.
+// The order matters where one format wraps another: an ARM64 Image may begin with a PE header. A bzImage, which may begin
+// with one too and has the boot sector magic of a disk, has been recognised before it gets here.
 const SIGNATURES: readonly Signature[] = [
-  {
-    name: 'a bzImage',
-    mend: `${NEEDS_VMLINUX}: extract it with scripts/extract-vmlinux of the kernel source tree`,
-    magics: [
-      { offset: 0x1fe, bytes: [0x55, 0xaa] },
-      { offset: 0x202, bytes: ascii('HdrS') },
-    ],
-  },
   { name: 'an ARM64 Image', mend: OTHER_MACHINE_MEND, magics: [{ offset: 56, bytes: ascii('ARM\x64') }] },
   { name: 'a RISC-V Image', mend: OTHER_MACHINE_MEND, magics: [{ offset: 56, bytes: ascii('RSC\x05') }] },
-  { name: 'a PE (EFI or Windows) program', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: ascii('MZ') }] },
-  { name: 'a gzip file', mend: decompress('gunzip'), magics: [{ offset: 0, bytes: [0x1f, 0x8b] }] },
-  { name: 'an xz file', mend: decompress('unxz'), magics: [{ offset: 0, bytes: [0xfd, ...ascii('7zXZ\0')] }] },
-  { name: 'a zstd file', mend: decompress('unzstd'), magics: [{ offset: 0, bytes: [0x28, 0xb5, 0x2f, 0xfd] }] },
-  { name: 'an lz4 file', mend: decompress('unlz4'), magics: [{ offset: 0, bytes: [0x04, 0x22, 0x4d, 0x18] }] },
-  { name: 'an lz4 file', mend: decompress('unlz4'), magics: [{ offset: 0, bytes: [0x02, 0x21, 0x4c, 0x18] }] },
-  { name: 'a bzip2 file', mend: decompress('bunzip2'), magics: [{ offset: 0, bytes: ascii('BZh') }] },
-  { name: 'an lzma file', mend: decompress('unlzma'), magics: [{ offset: 0, bytes: [0x5d, 0, 0] }] },
-  { name: 'an lzop file', mend: decompress('lzop -d'), magics: [{ offset: 0, bytes: [0x89, ...ascii('LZO')] }] },
+  { name: 'a PE (EFI or Windows) program', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: ascii('MZ') }] },
+  { name: 'a gzip file', mend: decompress('zcat vmlinux.gz'), magics: [{ offset: 0, bytes: [0x1f, 0x8b] }] },
+  {
+    name: 'an xz file',
+    mend: decompress('xzcat vmlinux.xz'),
+    magics: [{ offset: 0, bytes: [0xfd, ...ascii('7zXZ\0')] }],
+  },
+  {
+    name: 'a zstd file',
+    mend: decompress('zstdcat vmlinux.zst'),
+    magics: [{ offset: 0, bytes: [0x28, 0xb5, 0x2f, 0xfd] }],
+  },
+  {
+    name: 'an lz4 file',
+    mend: decompress('lz4cat vmlinux.lz4'),
+    magics: [{ offset: 0, bytes: [0x04, 0x22, 0x4d, 0x18] }],
+  },
+  {
+    name: 'an lz4 file',
+    mend: decompress('lz4cat vmlinux.lz4'),
+    magics: [{ offset: 0, bytes: [0x02, 0x21, 0x4c, 0x18] }],
+  },
+  { name: 'a bzip2 file', mend: decompress('bzcat vmlinux.bz2'), magics: [{ offset: 0, bytes: ascii('BZh') }] },
+  { name: 'an lzma file', mend: decompress('lzcat vmlinux.lzma'), magics: [{ offset: 0, bytes: [0x5d, 0, 0] }] },
+  {
+    name: 'an lzop file',
+    mend: decompress('lzop -dc vmlinux.lzo'),
+    magics: [{ offset: 0, bytes: [0x89, ...ascii('LZO')] }],
+  },
   { name: 'a zip file', mend: 'unpack it first', magics: [{ offset: 0, bytes: ascii('PK\x03\x04') }] },
-  { name: 'a script', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: ascii('#!') }] },
+  { name: 'a script', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: ascii('#!') }] },
   {
     name: 'a cpio archive',
-    mend: `an initramfs is not a kernel: name it as the initramfs, and a vmlinux as the kernel`,
+    mend: `an initramfs is not a kernel: name it as the initramfs, and a vmlinux or bzImage as the kernel`,
     magics: [{ offset: 0, bytes: ascii('07070') }],
   },
   { name: 'a tar archive', mend: 'unpack it first', magics: [{ offset: 257, bytes: ascii('ustar') }] },
-  { name: 'a U-Boot image', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: [0x27, 0x05, 0x19, 0x56] }] },
-  { name: 'an Android boot image', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: ascii('ANDROID!') }] },
-  { name: 'a device tree', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: [0xd0, 0x0d, 0xfe, 0xed] }] },
-  { name: 'a Mach-O program', mend: NEEDS_VMLINUX, magics: [{ offset: 0, bytes: [0xcf, 0xfa, 0xed, 0xfe] }] },
+  { name: 'a U-Boot image', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: [0x27, 0x05, 0x19, 0x56] }] },
+  { name: 'an Android boot image', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: ascii('ANDROID!') }] },
+  { name: 'a device tree', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: [0xd0, 0x0d, 0xfe, 0xed] }] },
+  { name: 'a Mach-O program', mend: KERNEL_NEEDED, magics: [{ offset: 0, bytes: [0xcf, 0xfa, 0xed, 0xfe] }] },
   { name: 'a qcow2 disk image', mend: DISK_MEND, magics: [{ offset: 0, bytes: ascii('QFI\xfb') }] },
   { name: 'a VMDK disk image', mend: DISK_MEND, magics: [{ offset: 0, bytes: ascii('KDMV') }] },
   { name: 'a VHDX disk image', mend: DISK_MEND, magics: [{ offset: 0, bytes: ascii('vhdxfile') }] },
@@ -81,7 +93,7 @@ export function recogniseFormat(head: Uint8Array): FileFormat {
   );
   if (match !== undefined) return match;
   const name = isText(head) ? 'a text file' : 'of no known format';
-  return { name, mend: NEEDS_VMLINUX };
+  return { name, mend: KERNEL_NEEDED };
 }
 
 function isText(head: Uint8Array): boolean {

@@ -21,8 +21,11 @@ export const PDPT_GPA = 0xa000;
 export const PD_GPA = 0xb000;
 export const COMMAND_LINE_GPA = 0x2_0000;
 
-/** COMMAND_LINE_SIZE of Linux on x86: the longest command line it keeps, the final NUL included. */
-export const COMMAND_LINE_MAX_SIZE = 2048;
+/** Of Linux on x86: the longest command line it keeps, the final NUL included. A bzImage says its own. */
+export const COMMAND_LINE_SIZE = 2048;
+
+/** The room at COMMAND_LINE_GPA: for kernels that say that they keep more. */
+export const COMMAND_LINE_AREA_SIZE = 64 * KIB;
 
 /** The last KiB of conventional memory: one of the places where Linux scans for an MP table. */
 export const MP_TABLE_GPA = 0x9_fc00;

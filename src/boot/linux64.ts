@@ -1,8 +1,9 @@
 // The 64-bit Linux boot protocol: zero page, page tables, entry state. Main thread.
 //
-// Specification: Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst. An ELF kernel has no setup
-// header of its own to start from, so the fields that a boot loader must set are written onto zeroes.
+// Specification: Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst. A bzImage brings the
+// setup header to start from. An ELF kernel has none, so the fields that a boot loader must set are written onto zeroes.
 
+import { BOOT_FLAG_MAGIC, HEADER_MAGIC, SETUP_HEADER } from './bzimage.js';
 import {
   BOOT_STACK_GPA,
   COMMAND_LINE_GPA,
@@ -55,8 +56,6 @@ export const BOOT_PARAMS = {
 export const E820_ENTRY_SIZE = 20;
 const E820_MAX_ENTRIES = 128;
 
-const BOOT_FLAG_MAGIC = 0xaa55;
-const HEADER_MAGIC = 0x5372_6448; // "HdrS"
 /** 2.12: what Linux's own PVH entry claims; all the fields above are older. */
 const PROTOCOL_VERSION = 0x020c;
 const LOADER_UNDEFINED = 0xff;
@@ -76,10 +75,20 @@ const PTE_PRESENT_WRITABLE = 0x3n;
 const PTE_LARGE_PAGE = 0x80n;
 const LARGE_PAGE_SIZE = 2 * MIB;
 
+/** What the zero page tells the kernel. */
+export interface ZeroPageContent {
+  /** The setup header of a bzImage. */
+  readonly setupHeader: Uint8Array | undefined;
+  /** In bytes without the final NUL. */
+  readonly cmdlineSize: number;
+  readonly initramfs: MemoryRange | undefined;
+  readonly map: readonly MemoryMapEntry[];
+}
+
 /** Writes what the protocol asks for and returns the entry state. `entry` must be identity-mapped. */
 export function prepareLinux64(
   memory: BootMemory,
-  guest: { entry: number; cmdlineSize: number; initramfs: MemoryRange | undefined; map: readonly MemoryMapEntry[] },
+  guest: { entry: number } & ZeroPageContent,
 ): { registers: GeneralRegisters; sregs: SpecialRegisters } {
   memory.write(ZERO_PAGE_GPA, buildZeroPage(guest));
   writePageTables(memory);
@@ -102,26 +111,26 @@ export function prepareLinux64(
   };
 }
 
-/** struct boot_params. `cmdlineSize` is in bytes without the final NUL. */
-export function buildZeroPage(guest: {
-  cmdlineSize: number;
-  initramfs: MemoryRange | undefined;
-  map: readonly MemoryMapEntry[];
-}): Uint8Array {
+/** struct boot_params. */
+export function buildZeroPage(guest: ZeroPageContent): Uint8Array {
   if (guest.map.length > E820_MAX_ENTRIES) throw new RangeError(`${guest.map.length} memory map entries`);
   const page = new Uint8Array(BOOT_PARAMS.SIZE);
   const view = new DataView(page.buffer);
-  view.setUint16(BOOT_PARAMS.BOOT_FLAG, BOOT_FLAG_MAGIC, true);
-  view.setUint32(BOOT_PARAMS.HEADER, HEADER_MAGIC, true);
-  view.setUint16(BOOT_PARAMS.VERSION, PROTOCOL_VERSION, true);
+  if (guest.setupHeader === undefined) {
+    view.setUint16(BOOT_PARAMS.BOOT_FLAG, BOOT_FLAG_MAGIC, true);
+    view.setUint32(BOOT_PARAMS.HEADER, HEADER_MAGIC, true);
+    view.setUint16(BOOT_PARAMS.VERSION, PROTOCOL_VERSION, true);
+    view.setUint8(BOOT_PARAMS.LOADFLAGS, LOADED_HIGH);
+    view.setUint32(BOOT_PARAMS.CMDLINE_SIZE, guest.cmdlineSize, true);
+    view.setUint32(BOOT_PARAMS.KERNEL_ALIGNMENT, KERNEL_ALIGNMENT, true);
+  } else {
+    page.set(guest.setupHeader, SETUP_HEADER.START);
+  }
   view.setUint8(BOOT_PARAMS.TYPE_OF_LOADER, LOADER_UNDEFINED);
-  view.setUint8(BOOT_PARAMS.LOADFLAGS, LOADED_HIGH);
   // Below 4 GiB by construction (initramfs.ts), so the ext_ fields with the high halves stay 0.
   view.setUint32(BOOT_PARAMS.RAMDISK_IMAGE, guest.initramfs?.gpa ?? 0, true);
   view.setUint32(BOOT_PARAMS.RAMDISK_SIZE, guest.initramfs?.size ?? 0, true);
   view.setUint32(BOOT_PARAMS.CMD_LINE_PTR, COMMAND_LINE_GPA, true);
-  view.setUint32(BOOT_PARAMS.CMDLINE_SIZE, guest.cmdlineSize, true);
-  view.setUint32(BOOT_PARAMS.KERNEL_ALIGNMENT, KERNEL_ALIGNMENT, true);
   view.setUint8(BOOT_PARAMS.E820_ENTRIES, guest.map.length);
   for (const [index, entry] of guest.map.entries()) {
     const at = BOOT_PARAMS.E820_TABLE + index * E820_ENTRY_SIZE;

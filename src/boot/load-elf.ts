@@ -6,6 +6,7 @@ import { unreadable, type BootFile } from './file.js';
 import { KERNEL_MIN_GPA } from './layout.js';
 import { isRam } from './memory-map.js';
 import type { BootMemory } from './memory.js';
+import type { KernelSegment } from './kernel-image.js';
 import { formatBytes, hex } from '../platform/units.js';
 
 /** Throws BootError unless every segment is inside RAM, above the boot code's area, and clear of the others. */
@@ -34,9 +35,9 @@ export function isLoaded(kernel: ElfKernel, entry: number): boolean {
   return kernel.segments.some(({ gpa, memorySize }) => entry >= gpa && entry < gpa + memorySize);
 }
 
-/** Reads the segments into RAM. `checkPlacement` must have passed. Throws BootError io. */
-export function loadSegments(file: BootFile, kernel: ElfKernel, memory: BootMemory): void {
-  for (const { fileOffset, gpa, fileSize, memorySize } of kernel.segments) {
+/** Reads a kernel's segments into RAM, which they must be inside of. Throws BootError io. */
+export function loadSegments(file: BootFile, segments: readonly KernelSegment[], memory: BootMemory): void {
+  for (const { fileOffset, gpa, fileSize, memorySize } of segments) {
     readInto(file, memory, fileOffset, gpa, fileSize);
     if (memorySize > fileSize) memory.zero?.(gpa + fileSize, memorySize - fileSize);
   }
@@ -52,13 +53,18 @@ export function readInto(file: BootFile, memory: BootMemory, fileOffset: number,
   }
 }
 
+/** The BootError for a kernel that reaches up to `end`. */
+export function memoryTooSmall(path: string, end: number, memory: BootMemory): BootError {
+  const detail = `the kernel needs memory up to ${hex(end)} (${formatBytes(end)}), the guest has ${formatBytes(memory.size)}`;
+  return new BootError('memory-too-small', detail, 'give it more memory', { path });
+}
+
 function outsideRam(file: BootFile, segment: ElfSegment, end: number, memory: BootMemory): BootError {
   const { path } = file;
   const at = `${hex(segment.gpa)} to ${hex(segment.gpa + segment.memorySize)}`;
   const top = memory.ranges.reduce((highest, range) => Math.max(highest, range.gpa + range.size), 0);
   if (segment.gpa + segment.memorySize > top) {
-    const detail = `the kernel needs memory up to ${hex(end)} (${formatBytes(end)}), the guest has ${formatBytes(memory.size)}`;
-    return new BootError('memory-too-small', detail, 'give it more memory', { path });
+    return memoryTooSmall(path, end, memory);
   }
   const detail = `segment ${segment.index} (${at}) lies in the hole for devices`;
   return new BootError('bad-placement', detail, 'a kernel must be linked for RAM, below 3 GiB', { path });

@@ -14,7 +14,7 @@ export const VM_OPTIONS: readonly OptionSpec[] = [
     name: 'kernel',
     kind: path,
     field: 'payload.kernel',
-    help: 'Kernel to boot: an uncompressed ELF image (vmlinux). Without it, the guest built into tsvmm runs',
+    help: 'Kernel to boot: a bzImage or an uncompressed ELF image (vmlinux). Without it, the guest built into tsvmm runs',
     into: (kernel) => ({ payload: { kernel } }),
   }),
   plainOption({

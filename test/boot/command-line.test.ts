@@ -32,23 +32,33 @@ describe('command line', () => {
     expect(buildCommandLine(line, [VSOCK])).toBe(expected.replace('ENTRY', 'virtio_mmio.device=4K@0xd0000000:5'));
   });
 
-  test('2047 bytes fit, one more does not', () => {
-    expect(buildCommandLine('x'.repeat(2047), [])).toHaveLength(2047);
-    const error = bootErrorOf(() => buildCommandLine('x'.repeat(2048), []));
+  test('as many bytes as the kernel takes fit, one more does not', () => {
+    checkCommandLine('x'.repeat(2047), 2047);
+    const error = bootErrorOf(() => {
+      checkCommandLine('x'.repeat(2048), 2047);
+    });
     expect(error.code).toBe('cmdline-too-long');
     expect(error.message).toBe(
-      'the kernel command line is 2048 bytes long, and the most is 2047; shorten it by 1 bytes',
+      'the kernel command line is 2048 bytes long, and this kernel takes 2047 at most; shorten it by 1 bytes',
     );
+  });
+
+  test('what no kernel takes is refused before any is known', () => {
+    expect(buildCommandLine('x'.repeat(65_535), [])).toHaveLength(65_535);
+    expect(bootErrorOf(() => buildCommandLine('x'.repeat(65_536), [])).code).toBe('cmdline-too-long');
   });
 
   test('the limit counts bytes, and the entries', () => {
     expect(
       bootErrorOf(() => {
-        checkCommandLine('ä'.repeat(1024));
+        checkCommandLine('ä'.repeat(1024), 2047);
       }).code,
     ).toBe('cmdline-too-long');
-    const error = bootErrorOf(() => buildCommandLine('x'.repeat(2020), [VSOCK]));
-    expect(error.detail).toContain('2055 bytes long (entries for 1 virtio devices included)');
+    const line = buildCommandLine('x'.repeat(2020), [VSOCK, BLOCK]);
+    const error = bootErrorOf(() => {
+      checkCommandLine(line, 2047);
+    });
+    expect(error.detail).toContain('2090 bytes long (2 entries virtio_mmio.device= included)');
   });
 
   test('a NUL is refused', () => {

@@ -109,8 +109,6 @@ describe('other formats are named', () => {
   const bootSector: [number, Uint8Array] = [0x1fe, Buffer.from([0x55, 0xaa])];
 
   test.each<[string, Buffer]>([
-    ['a bzImage', at(0, 'MZ', bootSector, [0x202, 'HdrS'])],
-    ['a bzImage', at(0, '', bootSector, [0x202, 'HdrS'])],
     ['an ARM64 Image', at(0, 'MZ', [56, 'ARM\x64'])],
     ['a RISC-V Image', at(56, 'RSC\x05')],
     ['a PE (EFI or Windows) program', at(0, 'MZ', bootSector)],
@@ -147,14 +145,27 @@ describe('other formats are named', () => {
   });
 
   test('the error names file, format and mend', () => {
-    withFile(at(0, 'MZ', bootSector, [0x202, 'HdrS']), (path) => {
+    withFile(Buffer.from('#!/bin/sh\n'), (path) => {
       using file = new BootFile(path, 'kernel');
       const error = bootErrorOf(() => parseElfKernel(file));
       expect(error.code).toBe('wrong-format');
       expect(error.message).toBe(
-        `${path}: the kernel is a bzImage, not an ELF file; an uncompressed ELF kernel (vmlinux) is needed: ` +
-          'extract it with scripts/extract-vmlinux of the kernel source tree',
+        `${path}: the kernel is a script, neither an ELF file nor a bzImage; ` +
+          'an uncompressed ELF kernel (vmlinux) or a bzImage is needed',
       );
     });
+  });
+
+  test.each([
+    ['zcat vmlinux.gz', [0x1f, 0x8b]],
+    ['xzcat vmlinux.xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]],
+    ['zstdcat vmlinux.zst', [0x28, 0xb5, 0x2f, 0xfd]],
+    ['lz4cat vmlinux.lz4', [0x04, 0x22, 0x4d, 0x18]],
+    ['bzcat vmlinux.bz2', [0x42, 0x5a, 0x68]],
+    ['lzcat vmlinux.lzma', [0x5d, 0, 0]],
+    ['lzop -dc vmlinux.lzo', [0x89, 0x4c, 0x5a, 0x4f]],
+  ])('a compressed kernel comes with the command that unpacks it: %s', (command, magic) => {
+    const { mend } = recogniseFormat(Buffer.from(magic));
+    expect(mend).toBe(`decompress it first: ${command} > vmlinux; if it is the initramfs, name it as such`);
   });
 });

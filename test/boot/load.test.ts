@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
@@ -8,6 +9,7 @@ import { BootError } from '../../src/boot/errors.js';
 import { loadGuest, type GuestToLoad } from '../../src/boot/load.js';
 import type { BootState } from '../../src/boot/state.js';
 import { GIB, MIB } from '../../src/platform/units.js';
+import { buildCpio } from '../support/cpio.js';
 import {
   bootErrorOf,
   buildElf,
@@ -247,6 +249,29 @@ describe('placement', () => {
     expect(load(memory, {}, { initramfsBytes: Buffer.alloc(1) }).placement.initramfs?.gpa).toBe(4 * MIB - 4096);
   });
 
+  test.each<[string, Buffer]>([
+    ['two cpio archives', Buffer.concat([buildCpio({ init: '#!/bin/sh' }), buildCpio({ 'etc/motd': 'hello' })])],
+    [
+      'a compressed one behind another, and padding',
+      Buffer.concat([buildCpio({ a: '1' }), gzipSync(buildCpio({ b: '2' })), Buffer.alloc(3)]),
+    ],
+    ['anything else', Buffer.from('not an archive at all')],
+  ])('an initramfs is handed over whole, to the byte, from a page boundary on: %s', (_name, initramfsBytes) => {
+    for (const protocol of ['linux64', 'pvh'] as const) {
+      const memory = new FakeMemory(16 * MIB);
+      const { initramfs } = load(memory, { headers: [CODE, PVH_NOTE] }, { initramfsBytes, protocol }).placement;
+      if (initramfs === undefined) throw new Error('no initramfs');
+      const { gpa, size } = initramfs;
+      expect(gpa % 4096).toBe(0);
+      const told =
+        protocol === 'pvh'
+          ? [memory.readU64(0x6038), memory.readU64(0x6040)]
+          : [0x7218, 0x721c].map((at) => BigInt(memory.read(at, 4).readUInt32LE()));
+      expect(told).toEqual([BigInt(gpa), BigInt(initramfsBytes.length)]);
+      expect(memory.read(gpa, size)).toEqual(initramfsBytes);
+    }
+  });
+
   test('an initramfs that does not fit is refused with both sizes', () => {
     const initramfsBytes = Buffer.alloc(4 * MIB - 0x10_3000 + 1);
     const error = bootErrorOf(() => load(new FakeMemory(4 * MIB), {}, { initramfsBytes }));
@@ -264,7 +289,8 @@ describe('placement', () => {
   test('an empty or missing initramfs is refused as such', () => {
     const memory = new FakeMemory(128 * MIB);
     const empty = bootErrorOf(() => load(memory, {}, { initramfsBytes: Buffer.alloc(0) }));
-    expect(empty).toMatchObject({ code: 'empty', detail: 'the initramfs is an empty file' });
+    expect(empty.message).toMatch(/: the initramfs is an empty file; check how it was made, or boot without one$/);
+    expect(empty.code).toBe('empty');
     const missing = bootErrorOf(() => load(memory, {}, { initramfs: '/nonexistent/initrd' }));
     expect(missing).toMatchObject({ code: 'not-found', path: '/nonexistent/initrd' });
   });
@@ -278,9 +304,12 @@ describe('placement', () => {
     expect(bootErrorOf(() => load(memory))).toMatchObject({ code: 'io', cause });
   });
 
-  test('a command line that is too long is refused before any file is opened', () => {
-    const guest = { kernel: '/nonexistent', cmdline: 'x'.repeat(2048), cpus: 1 };
-    expect(bootErrorOf(() => loadGuest(new FakeMemory(128 * MIB), guest)).code).toBe('cmdline-too-long');
+  test('a command line that is too long for Linux on x86 is refused before anything is written', () => {
+    const memory = new FakeMemory(128 * MIB);
+    expect(bootErrorOf(() => load(memory, {}, { cmdline: 'x'.repeat(2048) })).code).toBe('cmdline-too-long');
+    expect(memory.writes).toEqual([]);
+    load(memory, {}, { cmdline: 'x'.repeat(2047) });
+    expect(memory.read(0x2_0000, 2048).toString('latin1')).toBe(`${'x'.repeat(2047)}\0`);
   });
 });
 

@@ -155,6 +155,46 @@ export function buildElf(spec: ElfSpec = {}): Buffer {
   return Buffer.concat([ehdr, table, ...pieces]);
 }
 
+/** A bzImage to synthesise; what is not given makes a valid kernel. Field names are those of the setup header. */
+export interface BzImageSpec {
+  version?: number;
+  headerLength?: number;
+  setupSects?: number;
+  syssize?: number;
+  initrdAddrMax?: number;
+  kernelAlignment?: number;
+  relocatable?: boolean;
+  xloadflags?: number;
+  cmdlineSize?: number;
+  prefAddress?: bigint;
+  initSize?: number;
+  code?: Uint8Array;
+}
+
+/** Builds a bzImage: boot sector, setup code of `setupSects` sectors (all 0x5e), then the protected-mode code. */
+export function buildBzImage(spec: BzImageSpec = {}): Buffer {
+  const code = spec.code ?? Buffer.alloc(4096, 'protected-mode code ');
+  const setupSects = spec.setupSects ?? 1;
+  const setup = Buffer.alloc((1 + (setupSects === 0 ? 4 : setupSects)) * 512, 0x5e);
+  setup.fill(0, 0x1f1, 0x290);
+  setup.writeUInt8(setupSects, 0x1f1);
+  setup.writeUInt32LE(spec.syssize ?? Math.ceil(code.length / 16), 0x1f4);
+  setup.writeUInt16LE(0xaa55, 0x1fe);
+  setup.set([0xeb, spec.headerLength ?? 0x6a], 0x200);
+  setup.write('HdrS', 0x202);
+  setup.writeUInt16LE(spec.version ?? 0x20f, 0x206);
+  setup.writeUInt8(0x01, 0x211);
+  setup.writeUInt32LE(0x10_0000, 0x214);
+  setup.writeUInt32LE(spec.initrdAddrMax ?? 0x7fff_ffff, 0x22c);
+  setup.writeUInt32LE(spec.kernelAlignment ?? 0x20_0000, 0x230);
+  setup.writeUInt8((spec.relocatable ?? true) ? 1 : 0, 0x234);
+  setup.writeUInt16LE(spec.xloadflags ?? 0x3, 0x236);
+  setup.writeUInt32LE(spec.cmdlineSize ?? 2047, 0x238);
+  setup.writeBigUInt64LE(spec.prefAddress ?? 0x100_0000n, 0x258);
+  setup.writeUInt32LE(spec.initSize ?? 0x10_0000, 0x260);
+  return Buffer.concat([setup, code, Buffer.alloc((16 - (code.length % 16)) % 16)]);
+}
+
 /** An ELF note, padded to `align` as the ABI says. */
 export function buildNote(name: string, type: number, desc: Uint8Array, align = 4): Buffer {
   const nameBytes = Buffer.from(`${name}\0`);

@@ -71,14 +71,11 @@ describe('the first five mistakes of README.md', () => {
     expect(() => KvmSystem.open(path)).toThrow(pattern(`${KVM_DEVICE} does not exist`, `${path} does not exist`));
   });
 
-  test('a bzImage', () => {
-    const path = join(directory, 'vmlinuz');
-    const bytes = Buffer.alloc(1024);
-    bytes.writeUInt16LE(0xaa55, 0x1fe);
-    bytes.write('HdrS', 0x202);
-    writeFileSync(path, bytes);
+  test('a compressed kernel', () => {
+    const path = join(directory, 'vmlinux.gz');
+    writeFileSync(path, Buffer.from([0x1f, 0x8b]));
     using file = new BootFile(path, 'kernel');
-    expect(() => parseElfKernel(file)).toThrow(pattern('/boot/vmlinuz', path));
+    expect(() => parseElfKernel(file)).toThrow(pattern('/boot/vmlinux.gz', path));
   });
 
   test('a socket in use', () => {

@@ -288,8 +288,8 @@ describeKvm('mistakes that are found while the VM is built', () => {
     const command = tsvmmWithVsock('--kernel', kernel);
     expect(await command.status).toBe(2);
     expect(command.output.stderr).toBe(
-      `tsvmm: ${kernel}: the kernel is a gzip file, not an ELF file; ` +
-        'decompress it first (gunzip); if it is the initramfs, name it as such\n',
+      `tsvmm: ${kernel}: the kernel is a gzip file, neither an ELF file nor a bzImage; ` +
+        'decompress it first: zcat vmlinux.gz > vmlinux; if it is the initramfs, name it as such\n',
     );
     // The socket, which was there already, went with the rest.
     expect(readdirSync(directory)).toEqual(['bzImage']);
