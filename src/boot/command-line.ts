@@ -1,17 +1,17 @@
-// The kernel command line: the user's, or the default, plus one entry per virtio-mmio device so that a guest without
-// ACPI finds them. Main thread.
+// The kernel command line: the user's, or the default, plus one entry per virtio-mmio device for a guest that does not
+// find them through ACPI. Main thread.
 //
 // Syntax of the entries: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device=<size>@<base>:<irq>`.
 
 import { BootError } from './errors.js';
 import { COMMAND_LINE_AREA_SIZE } from './layout.js';
-import { hex } from '../platform/units.js';
+import { hex, KIB } from '../platform/units.js';
 
 /** `reboot=k` asks for the i8042 reset, which ends the VM; `panic=-1` reboots at once instead of hanging. */
 export const DEFAULT_LINUX_CMDLINE = 'console=ttyS0 reboot=k panic=-1';
 
 /** Every virtio-mmio device has one page of registers. */
-export const VIRTIO_MMIO_REGION = '4K';
+export const VIRTIO_MMIO_REGION_SIZE = 4 * KIB;
 
 const VIRTIO_MMIO_PARAMETER = 'virtio_mmio.device=';
 
@@ -23,13 +23,25 @@ export interface VirtioMmioPlacement {
 }
 
 /**
- * `base` with an entry for each device. Parameters after a lone `--` belong to init, so the entries go before it.
- * How long it may be is the kernel's matter (`checkCommandLine`), but for what no kernel takes. Throws BootError
- * `cmdline-too-long` or `cmdline-invalid`.
+/**
+ * Whether a kernel with this command line takes its devices from ACPI: all do but those told `acpi=off`, which a later
+ * `acpi=force` takes back. Only what is before `--` counts, as the rest belongs to init.
+ */
+export function usesAcpi(line: string): boolean {
+  const [forKernel] = splitAtInitArguments(line);
+  const words = forKernel.match(/(?:"[^"]*"?|[^\s"])+/g) ?? [];
+  const settings = words.map((word) => word.replaceAll('"', '')).filter((word) => /^acpi=(off|force)$/.test(word));
+  return settings.at(-1) !== 'acpi=off';
+}
+
+/**
+ * `base` with an entry for each of `devices`: none for a guest that uses ACPI. Parameters after a lone `--` belong to
+ * init, so the entries go before it. How long it may be is the kernel's matter (`checkCommandLine`), but for what no
+ * kernel takes. Throws BootError `cmdline-too-long` or `cmdline-invalid`.
  */
 export function buildCommandLine(base: string, devices: readonly VirtioMmioPlacement[]): string {
   const entries = devices.map(
-    (device) => `${VIRTIO_MMIO_PARAMETER}${VIRTIO_MMIO_REGION}@${hex(device.gpa)}:${device.irq}`,
+    (device) => `${VIRTIO_MMIO_PARAMETER}${VIRTIO_MMIO_REGION_SIZE / KIB}K@${hex(device.gpa)}:${device.irq}`,
   );
   const [forKernel, forInit] = splitAtInitArguments(base.trim());
   const line = [forKernel, ...entries, forInit].filter((part) => part !== '').join(' ');

@@ -21,6 +21,7 @@ import { MIB, PAGE_SIZE } from '../platform/units.js';
 
 /*
  * struct boot_params (arch/x86/include/uapi/asm/bootparam.h), the fields used here:
+ *   __u64                  acpi_rsdp_addr;    // 0x070
  *   __u8                   e820_entries;      // 0x1e8
  *   struct setup_header    hdr;               // 0x1f1
  *     __u16 boot_flag;                        // 0x1fe
@@ -35,6 +36,7 @@ import { MIB, PAGE_SIZE } from '../platform/units.js';
  * };                                          // 0x1000
  */
 export const BOOT_PARAMS = {
+  ACPI_RSDP_ADDR: 0x070,
   E820_ENTRIES: 0x1e8,
   BOOT_FLAG: 0x1fe,
   HEADER: 0x202,
@@ -83,6 +85,8 @@ export interface ZeroPageContent {
   readonly cmdlineSize: number;
   readonly initramfs: MemoryRange | undefined;
   readonly map: readonly MemoryMapEntry[];
+  /** Where the ACPI tables begin, if there are any. */
+  readonly rsdp: number | undefined;
 }
 
 /** Writes what the protocol asks for and returns the entry state. `entry` must be identity-mapped. */
@@ -116,6 +120,8 @@ export function buildZeroPage(guest: ZeroPageContent): Uint8Array {
   if (guest.map.length > E820_MAX_ENTRIES) throw new RangeError(`${guest.map.length} memory map entries`);
   const page = new Uint8Array(BOOT_PARAMS.SIZE);
   const view = new DataView(page.buffer);
+  // A kernel that finds 0 here searches the BIOS area.
+  view.setBigUint64(BOOT_PARAMS.ACPI_RSDP_ADDR, BigInt(guest.rsdp ?? 0), true);
   if (guest.setupHeader === undefined) {
     view.setUint16(BOOT_PARAMS.BOOT_FLAG, BOOT_FLAG_MAGIC, true);
     view.setUint32(BOOT_PARAMS.HEADER, HEADER_MAGIC, true);

@@ -1,6 +1,8 @@
 // Loads a guest: kernel, initramfs, command line and the tables that the boot protocols ask for. Main thread, before
 // the VM starts. This is the folder's front door; the other files are one concept each.
 
+import type { AcpiOptions } from './acpi/options.js';
+import { writeAcpiTables } from './acpi/tables.js';
 import { checkCommandLine } from './command-line.js';
 import { BootFile } from './file.js';
 import { loadInitramfs, placeInitramfs } from './initramfs.js';
@@ -23,6 +25,8 @@ export interface GuestToLoad {
   readonly cmdline: string;
   /** Number of vCPUs; their local APIC ids are 0 to cpus - 1. */
   readonly cpus: number;
+  /** The devices that the ACPI tables are to name. Absent: no ACPI tables. */
+  readonly acpi?: AcpiOptions | undefined;
   /** Default: PVH when the kernel has the note for it, else the 64-bit Linux protocol. */
   readonly protocol?: BootProtocol | undefined;
 }
@@ -32,20 +36,21 @@ export interface GuestToLoad {
  * files or does not fit; `memory` may then be partly written and of no use.
  */
 export function loadGuest(memory: BootMemory, guest: GuestToLoad): BootState {
-  const map = buildMemoryMap(memory);
+  const map = buildMemoryMap(memory, guest.acpi !== undefined);
   using kernelFile = new BootFile(guest.kernel, 'kernel');
   const kernel = readKernel(kernelFile, memory, guest.protocol);
   const { protocol, entry, setupHeader } = kernel;
   checkCommandLine(guest.cmdline, Math.min(kernel.cmdlineLimit, COMMAND_LINE_AREA_SIZE - 1));
   writeMpTable(memory, guest.cpus);
+  const rsdp = guest.acpi === undefined ? undefined : writeAcpiTables(memory, guest.acpi, guest.cpus);
   const initramfs = guest.initramfs === undefined ? undefined : loadInitramfsFile(guest.initramfs, kernel, memory);
 
   loadSegments(kernelFile, kernel.segments, memory);
   const cmdlineSize = writeCommandLine(memory, guest.cmdline);
   const state =
     protocol === 'pvh'
-      ? preparePvh(memory, { entry, initramfs, map })
-      : prepareLinux64(memory, { entry, setupHeader, cmdlineSize, initramfs, map });
+      ? preparePvh(memory, { entry, initramfs, map, rsdp })
+      : prepareLinux64(memory, { entry, setupHeader, cmdlineSize, initramfs, map, rsdp });
   return { protocol, entry, ...state, placement: { kernel: extent(kernel), initramfs, cmdline: guest.cmdline } };
 }
 

@@ -3,23 +3,31 @@
 // Types are those of the ACPI specification's "System Address Map Interfaces", which e820 and PVH share.
 
 import { BootError } from './errors.js';
-import { LEGACY_HOLE_END, LEGACY_HOLE_START, MP_TABLE_GPA } from './layout.js';
+import { ACPI_AREA_END, ACPI_AREA_GPA, LEGACY_HOLE_END, LEGACY_HOLE_START, MP_TABLE_GPA } from './layout.js';
 import type { BootMemory, MemoryRange } from './memory.js';
 import { formatBytes } from '../platform/units.js';
 
 export const MEMORY_TYPE_RAM = 1;
 export const MEMORY_TYPE_RESERVED = 2;
+/** ACPI tables, which a guest that has read them may use as RAM. */
+export const MEMORY_TYPE_ACPI = 3;
 
 export interface MemoryMapEntry extends MemoryRange {
-  readonly type: typeof MEMORY_TYPE_RAM | typeof MEMORY_TYPE_RESERVED;
+  readonly type: typeof MEMORY_TYPE_RAM | typeof MEMORY_TYPE_RESERVED | typeof MEMORY_TYPE_ACPI;
 }
 
-/** The guest's memory map: RAM without the EBDA and the legacy hole. Throws BootError memory-too-small. */
-export function buildMemoryMap(memory: BootMemory): MemoryMapEntry[] {
+const ACPI_TABLES: MemoryMapEntry = { gpa: ACPI_AREA_GPA, size: ACPI_AREA_END - ACPI_AREA_GPA, type: MEMORY_TYPE_ACPI };
+
+/**
+ * The guest's memory map: RAM without the EBDA and the legacy hole, and in that the ACPI tables if there are any. Throws
+ * BootError memory-too-small.
+ */
+export function buildMemoryMap(memory: BootMemory, hasAcpiTables: boolean): MemoryMapEntry[] {
   const low = lowRam(memory);
   const map: MemoryMapEntry[] = [
     { gpa: 0, size: MP_TABLE_GPA, type: MEMORY_TYPE_RAM },
     { gpa: MP_TABLE_GPA, size: LEGACY_HOLE_START - MP_TABLE_GPA, type: MEMORY_TYPE_RESERVED },
+    ...(hasAcpiTables ? [ACPI_TABLES] : []),
     { gpa: LEGACY_HOLE_END, size: low.size - LEGACY_HOLE_END, type: MEMORY_TYPE_RAM },
   ];
   for (const range of memory.ranges.slice(1)) map.push({ gpa: range.gpa, size: range.size, type: MEMORY_TYPE_RAM });

@@ -4,6 +4,7 @@
 // Specification: Intel MultiProcessor Specification 1.4, chapter 4. Virtual wire mode: the PIC is on LINT0 of the boot
 // processor. Lines are edge-triggered ("conforms to the bus", which is ISA), as irqfds are.
 
+import { checksum } from './checksum.js';
 import { BootError } from './errors.js';
 import { LEGACY_HOLE_END, LEGACY_HOLE_START, MP_TABLE_GPA, MP_TABLE_OVERFLOW_GPA } from './layout.js';
 import type { BootMemory } from './memory.js';
@@ -163,9 +164,4 @@ function ioapicEntry(id: number): Buffer {
  */
 function interruptEntry(type: number, irqType: number, irq: number, apic: number, pin: number): Buffer {
   return Buffer.from([type, irqType, 0, 0, ISA_BUS_ID, irq, apic, pin]);
-}
-
-/** What makes the sum of all bytes 0 modulo 256, the checksum byte itself being 0 so far. */
-function checksum(bytes: Uint8Array): number {
-  return -bytes.reduce((sum, byte) => sum + byte, 0) & 0xff;
 }

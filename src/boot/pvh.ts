@@ -66,7 +66,12 @@ const RFLAGS_RESERVED_ONE = 0x2;
 /** Writes what the protocol asks for and returns the entry state. `entry` must be below 4 GiB. */
 export function preparePvh(
   memory: BootMemory,
-  guest: { entry: number; initramfs: MemoryRange | undefined; map: readonly MemoryMapEntry[] },
+  guest: {
+    entry: number;
+    initramfs: MemoryRange | undefined;
+    map: readonly MemoryMapEntry[];
+    rsdp: number | undefined;
+  },
 ): { registers: GeneralRegisters; sregs: SpecialRegisters } {
   memory.write(PVH_START_INFO_GPA, buildStartInfo(guest));
   return {
@@ -79,8 +84,9 @@ export function preparePvh(
 export function buildStartInfo(guest: {
   initramfs: MemoryRange | undefined;
   map: readonly MemoryMapEntry[];
+  rsdp: number | undefined;
 }): Uint8Array {
-  const { initramfs, map } = guest;
+  const { initramfs, map, rsdp } = guest;
   const moduleCount = initramfs === undefined ? 0 : 1;
   const modules = alignTo8(START_INFO.SIZE);
   const memmap = alignTo8(modules + moduleCount * MODLIST_ENTRY.SIZE);
@@ -97,6 +103,7 @@ export function buildStartInfo(guest: {
   // An address of 0 means "not present".
   putU64(START_INFO.MODLIST_PADDR, moduleCount === 0 ? 0 : PVH_START_INFO_GPA + modules);
   putU64(START_INFO.CMDLINE_PADDR, COMMAND_LINE_GPA);
+  putU64(START_INFO.RSDP_PADDR, rsdp ?? 0);
   putU64(START_INFO.MEMMAP_PADDR, PVH_START_INFO_GPA + memmap);
   view.setUint32(START_INFO.MEMMAP_ENTRIES, map.length, true);
 

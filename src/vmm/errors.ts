@@ -17,6 +17,8 @@ export type VmErrorCode =
   | 'HOST_CPU'
   /** More devices than there are interrupt lines. */
   | 'TOO_MANY_DEVICES'
+  /** The guest does not use ACPI, which is how it would hear of the power button. */
+  | 'NO_POWER_BUTTON'
   /** A worker thread failed or did not answer: a bug of this project. */
   | 'INTERNAL';
 

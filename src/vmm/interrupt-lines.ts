@@ -1,5 +1,8 @@
 // Who has which interrupt line (GSI; pin of the one IOAPIC, and ISA interrupt below 16). Lines 0 to 4 belong to the
-// legacy devices: timer, keyboard, cascade, COM2 and COM1.
+// legacy devices: timer, keyboard, cascade, COM2 and COM1. A line is a pulse: edge-triggered, active high, not shared.
+
+/** The i8042's. Nothing is attached to it, so it is never raised, but a driver wants one. */
+export const KEYBOARD_GSI = 1;
 
 /** The Generic Event Device: the power button. */
 export const EVENT_GSI = 9;

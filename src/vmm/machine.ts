@@ -11,6 +11,7 @@ import type { MemoryMap } from '../platform/guest-memory.js';
 import { ControlBlock } from './control.js';
 import { guestCpuid } from './cpuid.js';
 import type { DeviceSet } from './device-set.js';
+import { EVENT_GSI } from './interrupt-lines.js';
 import type { KvmSystem } from './kvm/system.js';
 import { KvmVm } from './kvm/vm-fd.js';
 import type { GuestEvent, PortHandles, VcpuMessage, VcpuStart } from './worker-protocol.js';
@@ -55,6 +56,7 @@ export class Machine {
     try {
       this.vm.setMemory(memory);
       if (ports.serial !== undefined) this.vm.addIrqFd(ports.serial.irqEvent, COM1_IRQ);
+      this.vm.addIrqFd(ports.events.irqEvent, EVENT_GSI);
       devices.connect(this.vm);
     } catch (error) {
       this.vm.close();

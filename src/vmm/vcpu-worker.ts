@@ -1,6 +1,7 @@
 // Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
 
 import { parentPort } from 'node:worker_threads';
+import { EVENT_PORT, EventDevice } from '../devices/legacy/event-device.js';
 import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
 import { COM1_PORT, SERIAL_PORT_COUNT } from '../devices/legacy/serial-registers.js';
 import { SerialPort } from '../devices/legacy/serial.js';
@@ -41,7 +42,7 @@ class PostCodePort implements PortDevice {
 
 function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest): PortBus {
   const ports = new PortBus();
-  const { serial, i8042 } = start.ports;
+  const { serial, i8042, events } = start.ports;
   if (serial !== undefined) {
     const port = new SerialPort(
       serial.shared,
@@ -59,6 +60,7 @@ function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest
   };
   ports.add(I8042_BASE_PORT, I8042_PORT_COUNT, new I8042(request, i8042));
   ports.add(SLEEP_CONTROL_PORT, 1, new SleepControl(request));
+  ports.add(EVENT_PORT, 1, new EventDevice(events.shared));
   ports.add(POST_CODE_PORT, 1, new PostCodePort(control));
   return ports;
 }

@@ -6,15 +6,16 @@
 // releases everything in reverse order.
 
 import { fileURLToPath } from 'node:url';
-import { buildCommandLine, DEFAULT_LINUX_CMDLINE } from '../boot/command-line.js';
+import { buildCommandLine, DEFAULT_LINUX_CMDLINE, usesAcpi } from '../boot/command-line.js';
 import { loadGuest } from '../boot/load.js';
 import type { BootState } from '../boot/state.js';
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
+import { createEventDeviceShared, pressPowerButton } from '../devices/legacy/event-device.js';
 import { createI8042Shared } from '../devices/legacy/i8042.js';
 import { createSerialShared, resetSerialRegisters } from '../devices/legacy/serial-shared.js';
-import { createEventFd } from '../platform/eventfd.js';
+import { createEventFd, signalEventFd } from '../platform/eventfd.js';
 import { GuestMemory } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
 import { formatBytes, type Fd } from '../platform/units.js';
@@ -24,6 +25,7 @@ import { VsockError } from '../vsock/in-process/errors.js';
 import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
 import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
+import { acpiOptions } from './acpi.js';
 import { planIoThreads } from './device-plan.js';
 import { DeviceSet } from './device-set.js';
 import { attachDevices } from './devices.js';
@@ -38,7 +40,7 @@ import { SerialConsole, type ConsoleListener } from './serial-console.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 import type { VcpuThread } from './worker-pool.js';
-import type { LogLevel, PortHandles, SerialHandles } from './worker-protocol.js';
+import type { EventDeviceHandles, LogLevel, PortHandles, SerialHandles } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
 export type { VmEvent } from './events.js';
@@ -141,6 +143,7 @@ export class Vm {
   /** What `start` starts. */
   private prepared: LoadedMachine | undefined;
   private serial: SerialHandles | undefined;
+  private events: EventDeviceHandles | undefined;
   private serialConsole: SerialConsole | undefined;
   private vsockHost: VsockHost | undefined;
   private state: 'created' | 'running' | 'ending' = 'created';
@@ -250,6 +253,22 @@ export class Vm {
     return Promise.resolve();
   }
 
+  /**
+   * Presses the power button. What then happens is the guest's policy: most shut down. Throws VmError NO_POWER_BUTTON
+   * when the guest does not use ACPI, and Error when the VM does not run.
+   */
+  powerButton(): void {
+    const { events } = this;
+    if (this.state !== 'running' || events === undefined) throw new Error('a power button needs a VM that runs');
+    if (!this.guestUsesAcpi) {
+      const why = this.builtInGuest ? 'the built-in guest does' : 'a guest with acpi=off on its command line does';
+      throw new VmError('NO_POWER_BUTTON', `${why} not use ACPI, so it has no power button`, 'stop it instead');
+    }
+    pressPowerButton(events.shared, () => {
+      signalEventFd(events.irqEvent);
+    });
+  }
+
   /** Ends the VM as pulling the plug does; returns when everything is released. Does nothing if it has ended. */
   async stop(): Promise<void> {
     this.finish({ reason: 'stopped' });
@@ -287,7 +306,9 @@ export class Vm {
   private buildMachine(threads: VcpuThread[]): LoadedMachine {
     const { system, memory, config, devices } = this;
     if (system === undefined || memory === undefined) throw new Error('a machine needs KVM and memory');
-    const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared() };
+    const irqEvent = this.events?.irqEvent ?? this.ownEventFd();
+    this.events = { shared: createEventDeviceShared(), irqEvent };
+    const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared(), events: this.events };
     const boot = this.load(memory);
     const machine = new Machine({ cpus: config.cpus, system, memory: memory.map, devices, ports }, threads);
     this.machine = machine;
@@ -377,14 +398,26 @@ export class Vm {
     there.addSibling(here);
   }
 
+  /** The command line before our entries. */
+  private get baseCmdline(): string {
+    return this.config.payload.cmdline ?? (this.builtInGuest ? '' : DEFAULT_LINUX_CMDLINE);
+  }
+
+  /** Whether the guest finds its devices through ACPI; the built-in one, and those told not to, read the command line. */
+  private get guestUsesAcpi(): boolean {
+    return !this.builtInGuest && usesAcpi(this.baseCmdline);
+  }
+
   private load(memory: AllocatedMemory): BootState {
-    const { payload, cpus } = this.config;
-    const base = payload.cmdline ?? (this.builtInGuest ? '' : DEFAULT_LINUX_CMDLINE);
+    const { config, guestUsesAcpi } = this;
+    const { payload, cpus } = config;
+    const { placements } = this.devices;
     return loadGuest(new GuestMemory(memory.map), {
       kernel: payload.kernel ?? BUILT_IN_GUEST,
       initramfs: payload.initramfs,
-      cmdline: buildCommandLine(base, this.devices.placements),
+      cmdline: buildCommandLine(this.baseCmdline, guestUsesAcpi ? [] : placements),
       cpus: cpus.boot_vcpus,
+      acpi: guestUsesAcpi ? acpiOptions(config, placements) : undefined,
     });
   }
 

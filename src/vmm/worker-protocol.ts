@@ -2,6 +2,7 @@
 
 import type { MessagePort } from 'node:worker_threads';
 import type { BootState } from '../boot/state.js';
+import type { EventDeviceShared } from '../devices/legacy/event-device.js';
 import type { I8042Shared } from '../devices/legacy/i8042.js';
 import type { SerialShared } from '../devices/legacy/serial-shared.js';
 import type { DeviceCommand } from '../devices/virtio/device.js';
@@ -28,10 +29,16 @@ export interface SerialHandles {
   readonly wakeEvent: Fd;
 }
 
+export interface EventDeviceHandles {
+  readonly shared: EventDeviceShared;
+  readonly irqEvent: Fd;
+}
+
 /** The devices on the port bus, as all vCPU threads share them. */
 export interface PortHandles {
   readonly serial: SerialHandles | undefined;
   readonly i8042: I8042Shared;
+  readonly events: EventDeviceHandles;
 }
 
 /** The one message a vCPU worker gets: everything it needs to run to the end. */

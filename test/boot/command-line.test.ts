@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
-import { buildCommandLine, checkCommandLine, DEFAULT_LINUX_CMDLINE } from '../../src/boot/command-line.js';
+import { buildCommandLine, checkCommandLine, DEFAULT_LINUX_CMDLINE, usesAcpi } from '../../src/boot/command-line.js';
 import { bootErrorOf } from './support.js';
 
 const VSOCK = { gpa: 0xd000_0000, irq: 5 };
@@ -59,6 +59,24 @@ describe('command line', () => {
       checkCommandLine(line, 2047);
     });
     expect(error.detail).toContain('2090 bytes long (2 entries virtio_mmio.device= included)');
+  });
+
+  test.each([
+    ['', true],
+    [DEFAULT_LINUX_CMDLINE, true],
+    ['quiet acpi=off', false],
+    ['acpi=off\tquiet', false],
+    ['acpi=offline', true],
+    ['xacpi=off', true],
+    ['root=/dev/vda -- acpi=off', true],
+    ['a="b acpi=off c"', true],
+    ['"acpi=off"', false],
+    ['acpi="off"', false],
+    ['acpi=off acpi=force', true],
+    ['acpi=force acpi=off', false],
+    ['acpi=off acpi=strict', false],
+  ])('whether a kernel told %j uses ACPI: %s', (line, expected) => {
+    expect(usesAcpi(line)).toBe(expected);
   });
 
   test('a NUL is refused', () => {

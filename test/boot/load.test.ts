@@ -10,6 +10,7 @@ import { loadGuest, type GuestToLoad } from '../../src/boot/load.js';
 import type { BootState } from '../../src/boot/state.js';
 import { GIB, MIB } from '../../src/platform/units.js';
 import { buildCpio } from '../support/cpio.js';
+import { MACHINE } from './acpi/support.js';
 import {
   bootErrorOf,
   buildElf,
@@ -135,6 +136,18 @@ describe('the 64-bit Linux boot protocol', () => {
     expect(page.equals(Buffer.alloc(4096))).toBe(true);
   });
 
+  test('with ACPI the zero page points to the RSDP, and the memory map names the tables', () => {
+    const memory = new FakeMemory(128 * MIB);
+    load(memory, {}, { acpi: MACHINE });
+    const page = memory.read(0x7000, 4096);
+    const rsdp = Number(page.readBigUInt64LE(0x70));
+    expect(memory.read(rsdp, 8).toString('latin1')).toBe('RSD PTR ');
+    expect(page[0x1e8]).toBe(4);
+    const entry = 0x2d0 + 2 * 20;
+    expect([page.readBigUInt64LE(entry), page.readBigUInt64LE(entry + 8)]).toEqual([0xe_0000n, 0x1_0000n]);
+    expect(page.readUInt32LE(entry + 16)).toBe(3);
+  });
+
   test('an entry point that the page tables do not reach is refused', () => {
     const elf = { entry: GIB, headers: [{ gpa: GIB, bytes: Buffer.alloc(16) }] };
     expect(bootErrorOf(() => load(new FakeMemory(2 * GIB), elf)).code).toBe('bad-placement');
@@ -181,6 +194,16 @@ describe('the PVH boot protocol', () => {
       [0x10_0000n, 0xbff0_0000n, 1n],
       [0x1_0000_0000n, 0x1_4000_0000n, 1n],
     ]);
+  });
+
+  test('with ACPI the start info points to the RSDP', () => {
+    const memory = new FakeMemory(128 * MIB);
+    load(memory, { headers: [CODE, PVH_NOTE] }, { acpi: MACHINE, cpus: 254 });
+    const rsdp = Number(memory.readU64(0x6000 + 32));
+    expect(memory.read(rsdp, 8).toString('latin1')).toBe('RSD PTR ');
+    expect(memory.readU64(0x6038 + 24 * 2)).toBe(0xe_0000n);
+    // Both tables of processors are there, the large MP table behind the ACPI ones.
+    expect(memory.read(0xf_0000, 4).toString('latin1')).toBe('PCMP');
   });
 
   test('without an initramfs there is no module list', () => {

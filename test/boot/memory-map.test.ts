@@ -38,10 +38,18 @@ describe('memory map', () => {
       ],
     ],
   ])('%s', (_name, size, high) => {
-    expect(buildMemoryMap(new FakeMemory(size))).toEqual([...LOW, ...high]);
+    expect(buildMemoryMap(new FakeMemory(size), false)).toEqual([...LOW, ...high]);
+  });
+
+  test('ACPI tables have an entry of their own, in order', () => {
+    expect(buildMemoryMap(new FakeMemory(128 * MIB), true)).toEqual([
+      ...LOW,
+      { gpa: 0xe_0000, size: 0x1_0000, type: 3 },
+      { gpa: MIB, size: 127 * MIB, type: 1 },
+    ]);
   });
 
   test.each([0, 4096, MIB])('refused: %d bytes of memory', (size) => {
-    expect(bootErrorOf(() => buildMemoryMap(new FakeMemory(size))).code).toBe('memory-too-small');
+    expect(bootErrorOf(() => buildMemoryMap(new FakeMemory(size), true)).code).toBe('memory-too-small');
   });
 });
