@@ -25,7 +25,15 @@ export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] =
 
 const KVM_CODES = new Set<unknown>(['KVM_NOT_FOUND', 'KVM_PERMISSION', 'KVM_CAPABILITY']);
 /** VmError codes for what the user asked of the host: more memory than it has, a socket in use, a path out of reach. */
-const REQUEST_CODES = new Set<unknown>(['MEMORY', 'SOCKET_IN_USE', 'HOST_PATH', 'HOST_CPU', 'TOO_MANY_DEVICES']);
+const REQUEST_CODES = new Set<unknown>([
+  'MEMORY',
+  'SOCKET_IN_USE',
+  'HOST_PATH',
+  'HOST_CPU',
+  'DISK_IN_USE',
+  'DISK_IMAGE',
+  'TOO_MANY_DEVICES',
+]);
 
 /** The exit status for an error thrown while a VM was made or run. */
 export function exitCodeFor(error: unknown): number {

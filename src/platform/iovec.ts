@@ -64,6 +64,12 @@ export class IovecArray {
     this.words[word] = length;
   }
 
+  /** Becomes a copy of entries [first, end) of `other`, which fit. */
+  copyFrom(other: IovecArray, first: number, end: number): void {
+    this.clear();
+    for (let index = first; index < end; index++) this.add(other.addressAt(index), other.lengthAt(index));
+  }
+
   /** Takes `bytes` away from the front of entry `index`; it may be empty afterwards. */
   trim(index: number, bytes: number): void {
     const word = index * IOVEC_WORDS;

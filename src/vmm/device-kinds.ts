@@ -3,11 +3,12 @@
 // The main thread sees settings only, which are plain data; a kind's code is loaded by the worker that drives it. A new
 // kind is a type in `DeviceSettings`, a case in `loadDeviceKind`, and a file in attach/ that makes its settings.
 
+import type { BlockSettings } from '../devices/block/settings.js';
 import type { DeviceContext, VirtioDevice } from '../devices/virtio/device.js';
 import type { VsockSettings } from './vsock-settings.js';
 
 /** Everything about one device that crosses to its I/O worker. */
-export type DeviceSettings = VsockSettings;
+export type DeviceSettings = BlockSettings | VsockSettings;
 
 export type DeviceKind = DeviceSettings['kind'];
 
@@ -20,7 +21,21 @@ export type DeviceFactory<S extends DeviceSettings = DeviceSettings> = (
 /** The code of a kind, loaded when it is first asked for. */
 export async function loadDeviceKind(kind: DeviceKind): Promise<DeviceFactory> {
   switch (kind) {
+    case 'block': {
+      const { BlockDevice } = await import('../devices/block/device.js');
+      return forKind(kind, (settings, context) => new BlockDevice(settings, context));
+    }
     case 'vsock':
-      return (await import('./vsock-factory.js')).makeVsockDevice;
+      return forKind(kind, (await import('./vsock-factory.js')).makeVsockDevice);
   }
+}
+
+type SettingsOf<K extends DeviceKind> = Extract<DeviceSettings, { readonly kind: K }>;
+
+/** A factory of one kind as one of any: that settings come to the factory of their kind is checked when it is called. */
+function forKind<K extends DeviceKind>(kind: K, make: DeviceFactory<SettingsOf<K>>): DeviceFactory {
+  return (settings, context) => {
+    if (settings.kind !== kind) throw new Error(`settings of kind ${settings.kind} for a device of kind ${kind}`);
+    return make(settings as SettingsOf<K>, context);
+  };
 }

@@ -19,6 +19,6 @@ export function planIoThreads(config: VmConfig): IoThreadPlan[] {
 }
 
 /** The kind of each device but vsock: one line for each kind, as in devices.ts. */
-function sharedDeviceKinds({ rng }: VmConfig): DeviceKind[] {
-  return [...(rng === undefined ? [] : [])];
+function sharedDeviceKinds({ disks = [] }: VmConfig): DeviceKind[] {
+  return [...disks.map(() => 'block' as const)];
 }

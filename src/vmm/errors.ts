@@ -11,10 +11,14 @@ export type VmErrorCode =
   | 'MEMORY'
   /** The vsock socket is held by a live process, or its path is something else. */
   | 'SOCKET_IN_USE'
-  /** A host path (socket, serial file) cannot be used. */
+  /** A host path (socket, serial file, disk) cannot be used. */
   | 'HOST_PATH'
   /** The host has not the processors, or the features of them, that were asked for. */
   | 'HOST_CPU'
+  /** A disk image is held by another process, or twice by this VM. */
+  | 'DISK_IN_USE'
+  /** A disk image is there, but not one that can be used. */
+  | 'DISK_IMAGE'
   /** More devices than there are interrupt lines. */
   | 'TOO_MANY_DEVICES'
   /** The guest does not use ACPI, which is how it would hear of the power button. */

@@ -14,6 +14,8 @@ describe('exit codes', () => {
     ['MEMORY', 2],
     ['SOCKET_IN_USE', 2],
     ['HOST_PATH', 2],
+    ['DISK_IN_USE', 2],
+    ['DISK_IMAGE', 2],
     ['INTERNAL', 1],
   ])('VmError %s is %i', (code, expected) => {
     expect(exitCodeFor(new VmError(code, 'problem', 'mend'))).toBe(expected);

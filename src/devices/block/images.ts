@@ -7,5 +7,5 @@ import type { ImageSettings } from './settings.js';
 
 /** Throws SysError, or an Error that says what is wrong with the image. */
 export function openImage(settings: ImageSettings): DiskImage {
-  return new RawImage(settings.file);
+  return new RawImage(settings);
 }
