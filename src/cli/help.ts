@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
-import { VM_OPTIONS } from '../config/vm-options.js';
+import { VM_OPTION_GROUPS, VM_OPTIONS } from '../config/vm-options.js';
 import { EXIT_CODES } from './exit-codes.js';
 import { COMMAND_OPTIONS } from './options.js';
 
@@ -14,16 +14,18 @@ export async function helpText(columns = 80): Promise<string> {
   // English whatever the locale: messages and option help are, and the two are not to be mixed.
   const cli = yargs([]).scriptName('tsvmm').help(false).version(false).detectLocale(false).locale('en');
   cli.usage('$0 [options]\n\nRuns a microVM. Without --kernel, the guest built into tsvmm runs.');
-  for (const { name, usage, help, defaultText } of VM_OPTIONS) {
-    const initially = defaultText === undefined ? '' : ` (default: ${defaultText})`;
-    cli.option(name, { group: 'Virtual machine:', describe: `${usage}${initially}\n${help}`, requiresArg: true });
+  for (const { title, options } of VM_OPTION_GROUPS) {
+    for (const { name, usage, help, defaultText } of options) {
+      const initially = defaultText === undefined ? '' : ` (default: ${defaultText})`;
+      cli.option(name, { group: `${title}:`, describe: describe(`${usage}${initially}`, help) });
+    }
   }
   for (const { name, alias, usage, help } of COMMAND_OPTIONS) {
-    const describe = usage === '' ? help : `${usage}\n${help}`;
-    cli.option(name, { group: 'General:', describe, ...(alias === undefined ? {} : { alias }) });
+    cli.option(name, { group: 'General:', describe: describe(usage, help), ...(alias === undefined ? {} : { alias }) });
   }
-  cli.wrap(Math.min(columns, MAX_WIDTH));
-  return `${await cli.getHelp()}\n\n${keysText()}\n\n${REST}\n\n${exitCodesText()}\n`;
+  const width = Math.min(columns, MAX_WIDTH);
+  cli.wrap(width);
+  return `${await cli.getHelp()}\n\n${keysText(width)}\n\n${REST}\n\n${exitCodesText()}\n`;
 }
 
 /** The name and version of the package that this file belongs to. */
@@ -35,14 +37,39 @@ export function versionText(): string {
   return `${manifest.name} ${manifest.version}\n`;
 }
 
-function keysText(): string {
+function describe(usage: string, help: string): string {
+  return usage === '' ? help : `${usage}\n${help}`;
+}
+
+/** The width of the column of keys; the help of a longer one goes below it. */
+const KEY_WIDTH = 26;
+
+function keysText(columns: number): string {
   const keyed = VM_OPTIONS.filter(({ keys }) => keys.length > 0);
-  const width = Math.max(...keyed.flatMap(({ keys }) => keys.map(({ usage }) => usage.length)));
   const lines = keyed.flatMap(({ name, keys }) => [
+    '',
     `  --${name}`,
-    ...keys.map(({ usage, help }) => `    ${usage.padEnd(width)}  ${help}`),
+    ...keys.flatMap(({ usage, help }) => keyLines(usage, wrap(help, columns - KEY_WIDTH - 6))),
   ]);
   return ['Keys (separated by commas; a value with a comma goes in double quotes):', ...lines].join('\n');
+}
+
+function keyLines(usage: string, help: readonly string[]): string[] {
+  const indent = ' '.repeat(KEY_WIDTH + 6);
+  if (usage.length > KEY_WIDTH) return [`    ${usage}`, ...help.map((line) => `${indent}${line}`)];
+  const [first = '', ...rest] = help;
+  return [`    ${usage.padEnd(KEY_WIDTH)}  ${first}`, ...rest.map((line) => `${indent}${line}`)];
+}
+
+/** `text` in lines of at most `width`, but for words that are longer. */
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
 }
 
 function exitCodesText(): string {
@@ -52,8 +79,9 @@ function exitCodesText(): string {
 }
 
 const REST = `In the terminal:
-  Ctrl-A x  ends the VM     Ctrl-A h  prints these keys     Ctrl-A a  types a Ctrl-A
-  Ctrl-C    interrupts the built-in guest; other guests get it typed
+  Ctrl-A x  ends the VM        Ctrl-A h  prints these keys
+  Ctrl-A a  types a Ctrl-A     Ctrl-C    interrupts the built-in guest;
+                                         other guests get it typed
 
 Examples:
   tsvmm --vsock cid=3,socket=/tmp/ch.vsock

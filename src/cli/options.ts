@@ -32,6 +32,8 @@ export const COMMAND_OPTIONS: readonly CommandOption[] = [
   { name: 'help', alias: 'h', kind: 'flag', usage: '', help: 'Print this help' },
 ];
 
+const SEVERAL_VALUES = new Set(VM_OPTIONS.filter(({ repeatable }) => repeatable).map(({ name }) => `--${name}`));
+
 /** What the command is asked to do. */
 export type Command =
   | { readonly action: 'help' | 'version' }
@@ -42,12 +44,13 @@ export type Command =
       readonly logFile: string | undefined;
     };
 
+const VM_FLAGS: readonly string[] = VM_OPTIONS.filter(({ takesValue }) => !takesValue).map(({ name }) => name);
 const VALUED: readonly string[] = [
-  ...VM_OPTIONS.map(({ name }) => name),
+  ...VM_OPTIONS.filter(({ takesValue }) => takesValue).map(({ name }) => name),
   ...COMMAND_OPTIONS.filter(({ kind }) => kind === 'value').map(({ name }) => name),
 ];
 /** All names, for suggesting one; without the aliases, which are too short to be what was meant. */
-const KNOWN: readonly string[] = [...new Set([...VALUED, ...COMMAND_OPTIONS.map(({ name }) => name)])];
+const KNOWN: readonly string[] = [...new Set([...VALUED, ...VM_FLAGS, ...COMMAND_OPTIONS.map(({ name }) => name)])];
 const NAMES: readonly string[] = [
   ...KNOWN,
   ...COMMAND_OPTIONS.flatMap(({ alias }) => (alias === undefined ? [] : [alias])),
@@ -55,10 +58,10 @@ const NAMES: readonly string[] = [
 
 /** Reads the command line (without node and script) and checks it; throws ConfigError. */
 export function parseCommandLine(args: readonly string[]): Command {
-  const { argv, error } = parser.detailed([...args], {
+  const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
     narg: Object.fromEntries(VALUED.map((name) => [name, 1])),
-    boolean: namesOf('flag'),
+    boolean: [...namesOf('flag'), ...VM_FLAGS],
     count: namesOf('count'),
     alias: Object.fromEntries(
       COMMAND_OPTIONS.flatMap(({ name, alias }) => (alias === undefined ? [] : [[name, [alias]]])),
@@ -91,6 +94,21 @@ export function parseCommandLine(args: readonly string[]): Command {
   return { action: 'run', config: parseVmOptions(texts), verbosity, logFile: logFiles.at(0) };
 }
 
+/**
+ * `--disk a b` as `--disk a --disk b`: as in Cloud Hypervisor, an option for one of several devices takes every value up
+ * to the next option.
+ */
+function oneValueEach(args: readonly string[]): string[] {
+  const result: string[] = [];
+  let repeated: string | undefined;
+  args.forEach((argument, index) => {
+    if (argument.startsWith('-')) repeated = SEVERAL_VALUES.has(argument) ? argument : undefined;
+    else if (repeated !== undefined && args[index - 1] !== repeated) result.push(repeated);
+    result.push(argument);
+  });
+  return result;
+}
+
 function namesOf(kind: CommandOptionKind): string[] {
   return COMMAND_OPTIONS.filter((option) => option.kind === kind).map(({ name }) => name);
 }
@@ -100,6 +118,19 @@ function textsOf(argv: Readonly<Record<string, unknown>>): OptionTexts {
   for (const name of VALUED) {
     const value = argv[name];
     if (value !== undefined) texts.set(name, (Array.isArray(value) ? value : [value]).map(String));
+  }
+  for (const name of VM_FLAGS) {
+    // A flag that is not given is absent; what came behind a "=" is there in its place.
+    const value = argv[name];
+    if (value === undefined) continue;
+    const given: unknown[] = Array.isArray(value) ? value : [value];
+    if (given.some((each) => each !== true)) {
+      throw mistake(`--${name}`, 'SYNTAX', 'takes no value', `Write --${name}, or leave it out.`);
+    }
+    texts.set(
+      name,
+      given.map(() => ''),
+    );
   }
   return texts;
 }

@@ -5,7 +5,7 @@ import type { ConfigPart, OptionSpec } from './option-spec.js';
 import { checkRules } from './rules/index.js';
 import { byPath, type FieldNames } from './rules/rule.js';
 import { markValid } from './valid-config.js';
-import { DEFAULT_VM_CONFIG, type VmConfig } from './vm-config.js';
+import { DEFAULT_VM_CONFIG, defaultSerial, type VmConfig } from './vm-config.js';
 import { VM_OPTIONS } from './vm-options.js';
 
 /** Option name, without dashes, to the values that it was given with, in order. */
@@ -17,9 +17,12 @@ export function parseVmOptions(texts: OptionTexts): VmConfig {
   for (const spec of VM_OPTIONS) {
     const given = texts.get(spec.name) ?? [];
     refuseRepetition(spec, given);
-    for (const text of given) config = merge(config, spec.read(text));
+    given.forEach((text, index) => {
+      config = merge(config, spec.read(text, whichOf(index, given.length)));
+    });
   }
-  checkRules(config, byOption);
+  if (!texts.has('serial')) config = merge(config, { serial: defaultSerial(config.console) });
+  checkRules(config, byOption(config));
   return markValid(structuredClone(config));
 }
 
@@ -46,14 +49,43 @@ function combine(before: unknown, given: unknown): unknown {
   return given;
 }
 
-/** On the command line a field is known by the option and key that set it. */
-const byOption: FieldNames = (field) => {
-  for (const spec of VM_OPTIONS) {
-    const label = Object.hasOwn(spec.labels, field) ? spec.labels[field] : undefined;
-    if (label !== undefined) {
-      const [option = label, key] = label.split(' ');
-      return { option, key, label };
-    }
+const ORDINALS = ['first', 'second', 'third', 'fourth', 'fifth', 'sixth', 'seventh', 'eighth', 'ninth', 'tenth'];
+
+/** Which of several devices a message is about; nothing where there is one. */
+function whichOf(index: number, count: number): string {
+  return count < 2 ? '' : ` (${ORDINALS[index] ?? `number ${index + 1}`})`;
+}
+
+/** On the command line a field is known by the option and key that set it, and by which of several it was. */
+function byOption(config: VmConfig): FieldNames {
+  const labels = new Map(VM_OPTIONS.flatMap((spec) => Object.entries(spec.labels)));
+  return (field) => {
+    const label = labelOf(field.replaceAll(/\[[0-9]+\]/g, '[]'), labels);
+    if (label === undefined) return byPath(field);
+    const [option = label, key] = label.split(' ');
+    return { option, key, label: `${label}${whichDevice(field, config)}` };
+  };
+}
+
+/** The label of a field, or of the nearest one around it: a whole list may be one key. */
+function labelOf(field: string, labels: ReadonlyMap<string, string>): string | undefined {
+  for (let part = field; part !== ''; part = part.replace(/(^|\.|\[)[^.[]*$/, '')) {
+    const label = labels.get(part) ?? optionOf(part, labels);
+    if (label !== undefined) return label;
   }
-  return byPath(field);
-};
+  return undefined;
+}
+
+/** The option that makes a whole section: `disks` and `disks[]` are `--disk`. */
+function optionOf(section: string, labels: ReadonlyMap<string, string>): string | undefined {
+  if (!/^[^.[]+(\[\])?$/.test(section)) return undefined;
+  const inside = [...labels].find(([field]) => field.startsWith(`${section}.`) || field.startsWith(`${section}[].`));
+  return inside?.[1].split(' ')[0];
+}
+
+/** Which of the devices that one option makes `field` belongs to. */
+function whichDevice(field: string, config: VmConfig): string {
+  const match = /^([^.[]+)\[([0-9]+)\]/.exec(field);
+  const devices = match === null ? undefined : config[match[1] as keyof VmConfig];
+  return match !== null && Array.isArray(devices) ? whichOf(Number(match[2]), devices.length) : '';
+}

@@ -2,7 +2,7 @@
 // It judges shape and types and fills in defaults; what the values may be is for the rules (rules/) to say.
 
 import { z } from 'zod';
-import { DEFAULT_VM_CONFIG, type VmConfig } from './vm-config.js';
+import { DEFAULT_RNG_SOURCE, DEFAULT_VM_CONFIG, defaultSerial, type VmConfig } from './vm-config.js';
 
 const defaults = DEFAULT_VM_CONFIG;
 
@@ -114,38 +114,67 @@ const vsock = z.strictObject({
   connect_timeout_ms: z.number().exactOptional(),
 });
 
-export const vmConfigSchema = z.strictObject({
+const machine = z.strictObject({
   cpus: cpus.prefault({}),
   memory: memory.prefault({}),
   payload: payload.prefault({}),
-  serial: console.default(defaults.serial),
+  serial: console.exactOptional(),
   console: console.default(defaults.console),
   vsock: vsock.exactOptional(),
   disks: z.array(disk).exactOptional(),
   net: z.array(net).exactOptional(),
   pmem: z.array(pmem).exactOptional(),
-  rng: z.strictObject({ src: z.string() }).exactOptional(),
+  rng: z.strictObject({ src: z.string().default(DEFAULT_RNG_SOURCE) }).exactOptional(),
   balloon: balloon.exactOptional(),
   debug_console: debugConsole.exactOptional(),
   watchdog: z.boolean().exactOptional(),
   pvpanic: z.boolean().exactOptional(),
   io_threads: z.number().exactOptional(),
   no_reboot: z.boolean().exactOptional(),
-}) satisfies z.ZodType<VmConfig>;
+});
 
-/** The keys that the object at `path` may have, for suggesting the right one. */
+export const vmConfigSchema = machine.transform(({ serial, ...rest }) => ({
+  ...rest,
+  serial: serial ?? defaultSerial(rest.console),
+})) satisfies z.ZodType<VmConfig>;
+
+/** The keys that the object at `path` may have, for suggesting the right one. Elements of arrays are all alike. */
 export function keysAt(path: readonly PropertyKey[]): string[] {
   let schema: unknown = vmConfigSchema;
-  for (const key of path) schema = shapeOf(schema)[String(key)];
+  for (const key of path) schema = stepInto(schema, key);
   return Object.keys(shapeOf(schema));
 }
 
-/** The fields of an object schema, found under its defaults and transformations. */
-function shapeOf(schema: unknown): Readonly<Record<string, unknown>> {
-  if (schema instanceof z.ZodObject) return schema.shape;
-  if (schema instanceof z.ZodPipe) return shapeOf(schema.in);
-  if (schema instanceof z.ZodPrefault || schema instanceof z.ZodDefault || schema instanceof z.ZodExactOptional) {
-    return shapeOf(schema.unwrap());
+function stepInto(schema: unknown, key: PropertyKey): unknown {
+  const inner = plain(schema);
+  return inner instanceof z.ZodArray ? inner.element : shapeOf(inner)[String(key)];
+}
+
+/**
+ * The path of every field that is not itself an object: `memory.size`, `disks[].path`. `[]` stands for the index where
+ * objects are in an array.
+ */
+export function fieldPaths(schema: unknown = vmConfigSchema, prefix = ''): string[] {
+  const inner = plain(schema);
+  if (inner instanceof z.ZodArray && plain(inner.element) instanceof z.ZodObject) {
+    return fieldPaths(inner.element, `${prefix}[]`);
   }
-  return {};
+  if (!(inner instanceof z.ZodObject)) return [prefix];
+  return Object.entries(shapeOf(inner)).flatMap(([key, field]) =>
+    fieldPaths(field, prefix === '' ? key : `${prefix}.${key}`),
+  );
+}
+
+function shapeOf(schema: unknown): Readonly<Record<string, unknown>> {
+  const inner = plain(schema);
+  return inner instanceof z.ZodObject ? inner.shape : {};
+}
+
+/** A schema without its defaults and transformations. */
+function plain(schema: unknown): unknown {
+  if (schema instanceof z.ZodPipe) return plain(schema.in);
+  if (schema instanceof z.ZodPrefault || schema instanceof z.ZodDefault || schema instanceof z.ZodExactOptional) {
+    return plain(schema.unwrap());
+  }
+  return schema;
 }

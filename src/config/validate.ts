@@ -31,7 +31,7 @@ function configError(input: unknown, error: z.ZodError): ConfigError {
   const unknownKey = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
   const path = unknownKey === undefined ? issue.path : [...issue.path, unknownKey];
   const value = valueAt(input, path);
-  const field = path.map(String).join('.');
+  const field = pathText(path);
   const subject = field === '' ? { option: 'config', label: 'config' } : byPath(field);
   return new ConfigError({ ...subject, value }, complaintAbout(issue, value), { cause: error });
 }
@@ -66,6 +66,14 @@ function complaintAbout(issue: Issue, value: unknown): Complaint {
   }
 }
 
+/** `disks[1].path`. */
+function pathText(path: readonly PropertyKey[]): string {
+  return path.reduce<string>((text, key) => {
+    if (typeof key === 'number') return `${text}[${key}]`;
+    return text === '' ? String(key) : `${text}.${String(key)}`;
+  }, '');
+}
+
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   for (const key of path) {
     if (typeof value !== 'object' || value === null) return undefined;
@@ -75,7 +83,8 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 function withoutUndefined(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  if (Array.isArray(value)) return value.map(withoutUndefined);
+  if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(
     Object.entries(value)
       .filter(([, field]) => field !== undefined)

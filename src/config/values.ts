@@ -56,6 +56,20 @@ export const integer: ValueKind<number> = {
   },
 };
 
+/** An I/O port, in hexadecimal with its prefix: `0xe9`. Without the prefix 402 could be meant either way. */
+export const port: ValueKind<number> = {
+  metavar: 'PORT',
+  parse: (given) => {
+    const value = unquote(given);
+    if (/^0x[0-9a-f]+$/i.test(value)) return Number(value);
+    throw new ValueError({
+      code: 'WRONG_TYPE',
+      problem: `${showValue(value)} is not a port in hexadecimal`,
+      mend: /^[0-9a-f]+$/i.test(value) ? `Write 0x${value.toLowerCase()}.` : 'Write it like 0xe9.',
+    });
+  },
+};
+
 /** Another VM: its context id and the path of its socket, `4:/tmp/b.vsock`. */
 export const vsockPeer: ValueKind<{ cid: number; socket: string }> = {
   metavar: 'CID:PATH',

@@ -228,6 +228,13 @@ export type VmConfigInput = Partial<Omit<VmConfig, 'cpus' | 'memory'>> & {
   readonly memory?: Partial<MemoryConfig>;
 };
 
+export const DEFAULT_RNG_SOURCE = '/dev/urandom';
+
+/** The serial port has the terminal, unless the console was given it. */
+export function defaultSerial(console: ConsoleConfig): SerialConfig {
+  return { mode: console.mode === 'Tty' ? 'Null' : 'Tty' };
+}
+
 /** Cloud Hypervisor's defaults, but the terminal goes to the serial port, where a kernel's first words are. */
 export const DEFAULT_VM_CONFIG: VmConfig = {
   cpus: { boot_vcpus: 1, max_vcpus: 1 },

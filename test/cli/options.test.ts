@@ -5,7 +5,7 @@ import { helpText, versionText } from '../../src/cli/help.js';
 import { COMMAND_OPTIONS, parseCommandLine } from '../../src/cli/options.js';
 import { EXIT_CODES } from '../../src/cli/exit-codes.js';
 import { DEFAULT_VM_CONFIG } from '../../src/config/vm-config.js';
-import { VM_OPTIONS } from '../../src/config/vm-options.js';
+import { VM_OPTION_GROUPS, VM_OPTIONS } from '../../src/config/vm-options.js';
 
 function run(...args: string[]) {
   const command = parseCommandLine(args);
@@ -40,6 +40,18 @@ describe('the command line', () => {
     expect(run('--cmdline=--console=off').config.payload.cmdline).toBe('--console=off');
   });
 
+  test('an option for one of several devices takes several values, and may be given again', () => {
+    const taps = (...args: string[]) => run(...args).config.net?.map(({ tap }) => tap);
+    expect(taps('--net', 'tap=a', 'tap=b', '--net', 'tap=c')).toEqual(['a', 'b', 'c']);
+    expect(taps('--net=tap=a', '--net', 'tap=b', 'tap=c', '-v')).toEqual(['a', 'b', 'c']);
+  });
+
+  test('flags', () => {
+    const { config } = run('--watchdog', '--no-reboot', '--pvpanic');
+    expect(config).toEqual({ ...DEFAULT_VM_CONFIG, watchdog: true, no_reboot: true, pvpanic: true });
+    expect(run().config).toEqual(DEFAULT_VM_CONFIG);
+  });
+
   test.each([['--help'], ['-h'], ['--version'], ['-V']])('%s wins over whatever is wrong with the rest', (option) => {
     const action = option.toLowerCase().includes('h') ? 'help' : 'version';
     expect(parseCommandLine(['--vsock', 'cid=2', '--bogus', option]).action).toBe(action);
@@ -48,7 +60,13 @@ describe('the command line', () => {
   test.each([
     [['--vsokc', 'cid=3'], '--vsokc: no such option. Did you mean --vsock?'],
     [['--vsokc=cid=3'], '--vsokc: no such option. Did you mean --vsock?'],
-    [['--disk', 'path=x'], '--disk: an option of Cloud Hypervisor that is not supported by tsvmm'],
+    [['--fs', 'tag=x'], '--fs: an option of Cloud Hypervisor that is not supported by tsvmm. Directories of the host'],
+    [['--disk'], '--disk: no value given. Write --disk path=PATH[,KEY=VALUE...]'],
+    [['--disk', '--net', 'tap=a'], '--disk: no value given'],
+    [['--disk=path=a', 'path=b'], '"path=b": belongs to no option'],
+    [['--watchdog=off'], '--watchdog: takes no value. Write --watchdog, or leave it out.'],
+    [['--watchdog', 'on'], '"on": belongs to no option'],
+    [['--no-watchdog'], '--no-watchdog: no such option. Did you mean --watchdog?'],
     [['--api-socket=/tmp/s'], '--api-socket: an option of Cloud Hypervisor'],
     [['--no-help'], '--no-help: no such option. Did you mean --help?'],
     [['--no-vsock'], '--no-vsock: no such option'],
@@ -76,6 +94,22 @@ describe('the help', () => {
     for (const { usage } of VM_OPTIONS) expect(help).toContain(usage);
     for (const { usage } of VM_OPTIONS.flatMap(({ keys }) => keys)) expect(help).toContain(usage);
     for (const [code, meaning] of EXIT_CODES) expect(help).toContain(`${code}  ${meaning}`);
+  });
+
+  test('fits the terminal that it is for', async () => {
+    for (const columns of [80, 100, 200]) {
+      const lines = (await helpText(columns)).split('\n');
+      const wide = lines.filter((line) => line.length > columns);
+      // Examples are there to be copied as they are, and words are not broken.
+      expect(wide.filter((line) => !line.startsWith('  tsvmm ') && line.trim().includes(' '))).toEqual([]);
+    }
+  });
+
+  test('has the options by subject', async () => {
+    const help = await helpText();
+    const titles = VM_OPTION_GROUPS.map(({ title }) => help.indexOf(`\n${title}:\n`));
+    expect(titles.every((position) => position > 0)).toBe(true);
+    expect(titles).toEqual([...titles].sort((a, b) => a - b));
   });
 
   test("the version is the package's", () => {

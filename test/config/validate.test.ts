@@ -4,7 +4,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { ConfigError, type ConfigErrorCode } from '../../src/config/config-error.js';
 import { parseVmOptions } from '../../src/config/parse-options.js';
-import { keysAt } from '../../src/config/schema.js';
+import { fieldPaths } from '../../src/config/schema.js';
 import { unknownOption, CLOUD_HYPERVISOR_ONLY } from '../../src/config/unknown-option.js';
 import { ensureValidVmConfig } from '../../src/config/valid-config.js';
 import { validateVmConfig } from '../../src/config/validate.js';
@@ -48,12 +48,31 @@ describe('validateVmConfig', () => {
     [{ memory: { size: 10n } }, 'WRONG_TYPE', 'memory.size: 10n is not a number'],
     [{ memory: { size: NaN } }, 'WRONG_TYPE', 'memory.size: NaN is not a number'],
     [{ memory: { size: 0 } }, 'OUT_OF_RANGE', 'memory.size: a guest without memory'],
-    [{ cpus: { boot_vcpus: 2 } }, 'NOT_SUPPORTED', 'cpus.boot_vcpus: 2 vCPUs are asked for'],
-    [{ serial: {} }, 'MISSING_KEY', 'serial.mode: missing. Give one of Tty, Null, Off, File.'],
+    [{ cpus: { max_vcpus: 2 } }, 'NOT_SUPPORTED', 'cpus.max_vcpus: 2 are more than the 1 vCPUs at start'],
+    [{ serial: {} }, 'MISSING_KEY', 'serial.mode: missing. Give one of Tty, Null, Off, File, Pty, Socket.'],
     [{ serial: { mode: 'tty' } }, 'WRONG_TYPE', 'serial.mode: "tty" is not a value it can have. Did you mean Tty?'],
     [{ serial: { mode: 'File' } }, 'MISSING_KEY', 'serial.file: mode File needs a file'],
     [{ serial: { mode: 'Tty', file: '/tmp/f' } }, 'CONFLICT', 'serial.file: mode Tty writes no file'],
-    [{ console: { mode: 'Tty' } }, 'WRONG_TYPE', 'console.mode: "Tty" is not a value it can have. There is only Off.'],
+    [{ console: { mode: 'tty' } }, 'WRONG_TYPE', 'console.mode: "tty" is not a value it can have. Did you mean Tty?'],
+    [{ disks: {} }, 'WRONG_TYPE', 'disks: {} is not an array'],
+    [{ disks: [undefined] }, 'MISSING_KEY', 'disks[0]: missing. Give an object.'],
+    [{ disks: [{ path: '/x' }, { paht: '/y' }] }, 'MISSING_KEY', 'disks[1].path: missing. Give a string.'],
+    [
+      { disks: [{ path: '/x' }, { path: '/x', sriel: '' }] },
+      'UNKNOWN_KEY',
+      'disks[1].sriel: no such key. Did you mean serial?',
+    ],
+    [{ disks: [{ path: '/nowhere' }] }, 'NOT_FOUND', 'disks[0].path: "/nowhere" does not exist'],
+    [
+      { net: [{ rate_limiter_config: { ops: { size: 0, refill_time: 100 } } }] },
+      'OUT_OF_RANGE',
+      'net[0].rate_limiter_config.ops.size: 0 frames would let nothing through',
+    ],
+    [
+      { cpus: { affinity: [{ vcpu: 0, host_cpus: [0, -1] }] } },
+      'OUT_OF_RANGE',
+      'cpus.affinity[0].host_cpus[1]: -1 is not the number of a host CPU',
+    ],
     [{ payload: { initramfs: '/x' } }, 'CONFLICT', 'payload.initramfs: an initramfs needs a kernel'],
     [{ payload: { kernel: '/nowhere' } }, 'NOT_FOUND', 'payload.kernel: "/nowhere" does not exist'],
   ])('%j is refused', (input, code, message) => {
@@ -100,19 +119,25 @@ describe('a configuration that has been checked', () => {
 });
 
 describe('the option table', () => {
+  const labelled = VM_OPTIONS.flatMap(({ labels }) => Object.keys(labels));
+
   test('names fields that exist, each once', () => {
-    const fields = VM_OPTIONS.flatMap(({ labels }) => Object.keys(labels));
-    expect(new Set(fields).size).toBe(fields.length);
-    for (const field of fields) {
-      const [section = '', key] = field.split('.');
-      expect(keysAt([section])).toContain(key);
-    }
+    expect(new Set(labelled).size).toBe(labelled.length);
+    // A key may set a field, or a whole list or section.
+    const known = fieldPaths();
+    const unknown = labelled.filter((label) => !known.some((field) => isWithin(field, label)));
+    expect(unknown).toEqual([]);
   });
 
   test('covers every field', () => {
-    const fields = keysAt([]).flatMap((section) => keysAt([section]).map((key) => `${section}.${key}`));
-    expect(VM_OPTIONS.flatMap(({ labels }) => Object.keys(labels)).sort()).toEqual(fields.sort());
+    expect(fieldPaths().length).toBeGreaterThan(70);
+    const missing = fieldPaths().filter((field) => !labelled.some((label) => isWithin(field, label)));
+    expect(missing).toEqual([]);
   });
+
+  function isWithin(field: string, label: string): boolean {
+    return field === label || field.startsWith(`${label}.`) || field.startsWith(`${label}[]`);
+  }
 
   test('its default texts make the default machine', () => {
     const texts = VM_OPTIONS.flatMap(({ name, defaultText }) =>
@@ -134,15 +159,29 @@ describe('the option table', () => {
 
   test('no option is in the table and among those not supported', () => {
     const names = VM_OPTIONS.map(({ name }) => name);
-    expect(names.filter((name) => CLOUD_HYPERVISOR_ONLY.includes(name))).toEqual([]);
+    expect(names.filter((name) => Object.hasOwn(CLOUD_HYPERVISOR_ONLY, name))).toEqual([]);
+  });
+
+  test('no key is in the table and among those not supported', () => {
+    for (const { keys, notSupported } of VM_OPTIONS) {
+      expect(keys.filter(({ name }) => Object.hasOwn(notSupported, name))).toEqual([]);
+    }
+  });
+
+  test('what is not supported is refused with the reason and what to do instead', () => {
+    const reasons = [CLOUD_HYPERVISOR_ONLY, ...VM_OPTIONS.map(({ notSupported }) => notSupported)].flatMap((refused) =>
+      Object.values(refused),
+    );
+    expect(reasons.length).toBeGreaterThan(60);
+    for (const reason of reasons) expect(reason).toMatch(/^[A-Z"].*[;,] .*\.$|^t.*[;,] .*\.$/);
   });
 });
 
 describe('an option that does not exist', () => {
-  test.each(CLOUD_HYPERVISOR_ONLY)('--%s is named as not supported', (name) => {
+  test.each(Object.entries(CLOUD_HYPERVISOR_ONLY))('--%s is named as not supported', (name, reason) => {
     const error = unknownOption(`--${name}`, ['kernel']);
     expect(error.code).toBe('NOT_SUPPORTED');
-    expect(error.message).toContain(`--${name}: an option of Cloud Hypervisor that is not supported by tsvmm`);
+    expect(error.message).toBe(`--${name}: an option of Cloud Hypervisor that is not supported by tsvmm. ${reason}`);
   });
 
   test('the nearest one is suggested', () => {

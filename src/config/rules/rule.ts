@@ -3,7 +3,7 @@
 
 import { type Complaint, ConfigError } from '../config-error.js';
 
-/** How the caller knows a configuration field such as `vsock.cid`. */
+/** How the caller knows a configuration field such as `vsock.cid` or `disks[1].path`. */
 export type FieldNames = (field: string) => {
   readonly option: string;
   readonly key?: string | undefined;

@@ -5,7 +5,8 @@
 import { KIB, MIB } from '../../platform/units.js';
 import type { VsockConfig, VsockPeerConfig } from '../vm-config.js';
 import { showValue } from '../config-error.js';
-import { checkCreatable } from './files.js';
+import { checkCreatable, SUN_PATH_SIZE } from './files.js';
+import { checkCount, type Range } from './numbers.js';
 import type { Complain } from './rule.js';
 
 /** The lowest context id that a guest can have; those below mean something else. */
@@ -13,8 +14,6 @@ export const MIN_GUEST_CID = 3;
 /** The highest: the one above is VMADDR_CID_ANY. */
 export const MAX_GUEST_CID = 0xffff_fffe;
 
-/** sizeof(sockaddr_un.sun_path), which must hold the path and a NUL. */
-const SUN_PATH_SIZE = 108;
 /** A guest-initiated connection to port P goes to `<socket>_P`. */
 const LONGEST_PORT_SUFFIX = '_4294967295';
 export const MAX_SOCKET_PATH_BYTES = SUN_PATH_SIZE - 1 - LONGEST_PORT_SUFFIX.length;
@@ -30,16 +29,16 @@ export function checkVsock(vsock: VsockConfig, complain: Complain): void {
   checkCid('vsock.cid', vsock.cid, complain);
   if (vsock.socket !== undefined) checkSocketPath(vsock.socket, complain);
   checkPeers(vsock.peers ?? [], vsock.cid, complain);
-  for (const limit of LIMITS) checkLimit(limit, vsock[limit.key], complain);
+  for (const limit of LIMITS) {
+    const value = vsock[limit.key];
+    if (value !== undefined) checkCount(complain, `vsock.${limit.key}`, value, limit);
+  }
 }
 
 type LimitKey = 'max_connections' | 'buf_alloc' | 'poll_us' | 'connect_timeout_ms';
 
-interface Limit {
+interface Limit extends Range {
   readonly key: LimitKey;
-  readonly unit: string;
-  readonly min: number;
-  readonly max: number;
 }
 
 const LIMITS: readonly Limit[] = [
@@ -51,19 +50,6 @@ const LIMITS: readonly Limit[] = [
   { key: 'poll_us', unit: 'microseconds', min: 0, max: 10_000 },
   { key: 'connect_timeout_ms', unit: 'milliseconds', min: 1, max: 600_000 },
 ];
-
-function checkLimit({ key, unit, min, max }: Limit, value: number | undefined, complain: Complain): void {
-  if (value === undefined) return;
-  const field = `vsock.${key}`;
-  const mend = `Use ${min} to ${max}.`;
-  if (!Number.isInteger(value)) {
-    complain(field, value, { code: 'WRONG_TYPE', problem: `${value} is not a whole number of ${unit}`, mend });
-  }
-  if (value < min || value > max) {
-    const problem = `${value} ${unit} are too ${value < min ? 'few' : 'many'}`;
-    complain(field, value, { code: 'OUT_OF_RANGE', problem, mend });
-  }
-}
 
 function checkPeers(peers: readonly VsockPeerConfig[], ownCid: number, complain: Complain): void {
   const field = 'vsock.peers';
