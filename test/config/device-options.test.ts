@@ -6,8 +6,11 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { ConfigErrorCode } from '../../src/config/config-error.js';
+import { usesAcpi } from '../../src/boot/command-line.js';
 import { MAX_VIRTIO_DEVICES } from '../../src/config/rules/machine-wide.js';
+import { saysAcpiOff } from '../../src/config/rules/payload.js';
 import { validateVmConfig } from '../../src/config/validate.js';
+import { VIRTIO_GSIS } from '../../src/vmm/interrupt-lines.js';
 import { expectRefusal, expectRefusedConfig, parse } from './support.js';
 
 const MIB = 1024 ** 2;
@@ -290,11 +293,38 @@ describe('the small devices', () => {
     expectRefusal({ watchdog: '', cmdline }, 'CONFLICT', '--watchdog: Linux finds this device by ACPI');
     expectRefusal({ pvpanic: '', cmdline }, 'CONFLICT', '--pvpanic: Linux finds this device by ACPI');
     expect(parse({ watchdog: '', cmdline: 'noacpi=off' }).watchdog).toBe(true);
+    expectRefusal({ watchdog: '', cmdline: 'acpi=force a="x y" acpi=off -- acpi=force' }, 'CONFLICT', 'acpi=off');
     expect(validateVmConfig({ watchdog: false, payload: { cmdline } }).watchdog).toBe(false);
   });
 });
 
+test('whether a command line switches ACPI off is judged as where the machine is built', () => {
+  const word = fc.constantFrom(
+    'acpi=off',
+    'acpi=force',
+    '"acpi=off"',
+    'quiet',
+    '--',
+    '"--"',
+    'a="b acpi=off"',
+    'acpi=',
+    '"',
+  );
+  const gap = fc.constantFrom(' ', '  ', '\t', '');
+  fc.assert(
+    fc.property(fc.array(fc.tuple(word, gap)), (parts) => {
+      const line = parts.flat().join('');
+      expect(saysAcpiOff(line)).toBe(!usesAcpi(line));
+    }),
+    { numRuns: 2000 },
+  );
+});
+
 describe('the machine as a whole', () => {
+  test('there are as many interrupt lines as the rules say', () => {
+    expect(VIRTIO_GSIS).toHaveLength(MAX_VIRTIO_DEVICES);
+  });
+
   test('two devices with one name, even of different kinds', () => {
     const message = '--net id: two devices are called "x"';
     expectRefusal({ disk: `path=${image},id=x`, net: 'id=x' }, 'DUPLICATE', message);

@@ -8,6 +8,13 @@ import fc from 'fast-check';
 import type { ConfigErrorCode } from '../../src/config/config-error.js';
 import { cpuList, cpuTopology } from '../../src/config/cpu-values.js';
 import { quoted } from '../../src/config/option-grammar.js';
+import { DEBUG_CONSOLE_PORT } from '../../src/devices/legacy/debug-console.js';
+import { EVENT_PORT } from '../../src/devices/legacy/event-device.js';
+import { I8042_BASE_PORT, I8042_PORT_COUNT } from '../../src/devices/legacy/i8042.js';
+import { PVPANIC_PORT } from '../../src/devices/legacy/pvpanic.js';
+import { COM1_PORT, SERIAL_PORT_COUNT } from '../../src/devices/legacy/serial-registers.js';
+import { SLEEP_CONTROL_PORT } from '../../src/devices/legacy/sleep-control.js';
+import { WATCHDOG_BASE_PORT, WATCHDOG_PORT_COUNT } from '../../src/devices/legacy/watchdog.js';
 import { validateVmConfig } from '../../src/config/validate.js';
 import { expectRefusal, expectRefusedConfig, parse } from './support.js';
 
@@ -190,6 +197,19 @@ describe('--serial, --console and --debug-console', () => {
       file: '/dev/null',
       iobase: 0x402,
     });
+  });
+
+  test('the debug console has no port that the machine needs', () => {
+    const taken = [
+      ...[I8042_BASE_PORT, I8042_BASE_PORT + I8042_PORT_COUNT - 1],
+      ...[COM1_PORT, COM1_PORT + SERIAL_PORT_COUNT - 1],
+      ...[WATCHDOG_BASE_PORT, WATCHDOG_BASE_PORT + WATCHDOG_PORT_COUNT - 1],
+      ...[PVPANIC_PORT, SLEEP_CONTROL_PORT, EVENT_PORT],
+    ];
+    for (const port of taken) {
+      expectRefusal({ 'debug-console': `null,iobase=0x${port.toString(16)}` }, 'RESERVED', 'belongs to');
+    }
+    expect(parse({ 'debug-console': `null,iobase=0x${DEBUG_CONSOLE_PORT.toString(16)}` }).debug_console).toBeDefined();
   });
 
   test.each<[text: string, code: ConfigErrorCode, message: string]>([

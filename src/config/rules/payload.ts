@@ -47,7 +47,7 @@ export function checkNeedsAcpi({ payload, watchdog, pvpanic }: VmConfig, complai
  * before what is init's. src/boot/command-line.ts builds by the same judgement.
  */
 export function saysAcpiOff(cmdline: string): boolean {
-  const words = cmdline.match(/(?:"[^"]*"?|[^\s"])+/g) ?? [];
+  const words: readonly string[] = cmdline.match(/(?:"[^"]*"?|[^\s"])+/g) ?? [];
   const end = words.indexOf('--');
   const settings = (end < 0 ? words : words.slice(0, end))
     .map((word) => word.replaceAll('"', ''))
