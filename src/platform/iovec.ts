@@ -89,6 +89,12 @@ export class IovecArray {
     return (bits & (alignment - 1)) === 0;
   }
 
+  /** Drops the last entry. */
+  dropLast(): void {
+    this.count--;
+    this.totalBytes -= this.words[this.count * IOVEC_WORDS + 2];
+  }
+
   /** Drops the first `entries` entries and moves the rest to the front. */
   dropFirst(entries: number): void {
     for (let index = 0; index < entries; index++) this.totalBytes -= this.words[index * IOVEC_WORDS + 2];
