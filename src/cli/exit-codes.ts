@@ -32,6 +32,7 @@ const REQUEST_CODES = new Set<unknown>([
   'HOST_CPU',
   'DISK_IN_USE',
   'DISK_IMAGE',
+  'TAP',
   'TOO_MANY_DEVICES',
 ]);
 

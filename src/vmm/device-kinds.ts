@@ -4,11 +4,12 @@
 // kind is a type in `DeviceSettings`, a case in `loadDeviceKind`, and a file in attach/ that makes its settings.
 
 import type { BlockSettings } from '../devices/block/settings.js';
+import type { NetSettings } from '../devices/net/settings.js';
 import type { DeviceContext, VirtioDevice } from '../devices/virtio/device.js';
 import type { VsockSettings } from './vsock-settings.js';
 
 /** Everything about one device that crosses to its I/O worker. */
-export type DeviceSettings = BlockSettings | VsockSettings;
+export type DeviceSettings = BlockSettings | NetSettings | VsockSettings;
 
 export type DeviceKind = DeviceSettings['kind'];
 
@@ -24,6 +25,10 @@ export async function loadDeviceKind(kind: DeviceKind): Promise<DeviceFactory> {
     case 'block': {
       const { BlockDevice } = await import('../devices/block/device.js');
       return forKind(kind, (settings, context) => new BlockDevice(settings, context));
+    }
+    case 'net': {
+      const { NetDevice } = await import('../devices/net/device.js');
+      return forKind(kind, (settings, context) => new NetDevice(settings, context));
     }
     case 'vsock':
       return forKind(kind, (await import('./vsock-factory.js')).makeVsockDevice);

@@ -19,6 +19,8 @@ export type VmErrorCode =
   | 'DISK_IN_USE'
   /** A disk image is there, but not one that can be used. */
   | 'DISK_IMAGE'
+  /** A tap cannot be had, or not as it is asked for. */
+  | 'TAP'
   /** More devices than there are interrupt lines. */
   | 'TOO_MANY_DEVICES'
   /** The guest does not use ACPI, which is how it would hear of the power button. */

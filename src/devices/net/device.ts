@@ -11,7 +11,7 @@
 // interrupts, the legacy interface.
 
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT } from '../../platform/epoll.js';
-import { errnoName, SysError } from '../../platform/errno.js';
+import { EINVAL, errnoName, SysError } from '../../platform/errno.js';
 import type { EventLoop, FdHandler, Poller } from '../../platform/event-loop.js';
 import { trySetOffload, trySetQueueAttached, TUN_F_CSUM } from '../../platform/tap.js';
 import type { Fd } from '../../platform/units.js';
@@ -129,7 +129,8 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
     this.pairs = settings.queues.map((fd) => new Pair(fd, limits, pathContext));
     for (let index = 1; index < this.pairs.length; index++) {
       const result = tap.setAttached(index, false);
-      if (result < 0) throw new SysError('ioctl TUNSETQUEUE', -result);
+      // EINVAL: it is detached already, by the device before a reboot of the guest.
+      if (result < 0 && result !== -EINVAL) throw new SysError('ioctl TUNSETQUEUE', -result);
     }
     loop.addPoller(this);
   }
