@@ -13,6 +13,7 @@ export const EIO = ERRNO.EIO;
 export const EAGAIN = ERRNO.EAGAIN;
 export const ENOMEM = ERRNO.ENOMEM;
 export const EACCES = ERRNO.EACCES;
+export const ENOSPC = ERRNO.ENOSPC;
 export const EINVAL = ERRNO.EINVAL;
 export const ENOTTY = ERRNO.ENOTTY;
 export const EOPNOTSUPP = ERRNO.EOPNOTSUPP;
