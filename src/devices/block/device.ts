@@ -102,7 +102,7 @@ export class BlockDevice implements VirtioDevice, Poller {
   private writeThrough = false;
 
   /** Throws what `openImage` throws. `image` is for tests. */
-  constructor(settings: BlockSettings, context: DeviceContext, image: DiskImage = openImage(settings.image)) {
+  constructor(settings: BlockSettings, context: DeviceContext, image?: DiskImage) {
     const { loop, log, counters, updateConfig } = context;
     this.loop = loop;
     this.log = log;
@@ -112,10 +112,10 @@ export class BlockDevice implements VirtioDevice, Poller {
       (message) => log('warn', message),
       () => loop.now(),
     );
-    this.image = image;
+    this.image = image ?? openImage(settings.image, (message) => log('error', message));
     this.path = settings.image.file.path;
-    this.request = new BlockRequest(image.size, settings.readOnly);
-    this.run = new TransferRun(image);
+    this.request = new BlockRequest(this.image.size, settings.readOnly);
+    this.run = new TransferRun(this.image);
     const limits = settings.rateLimiter;
     // The loop polls the device again after a timer: there is nothing to do but to let it.
     this.limiter = limits === undefined ? undefined : new RateLimiter(limits, loop, () => undefined);

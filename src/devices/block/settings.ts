@@ -44,8 +44,16 @@ export interface RawImageSettings {
   readonly guardHeader: boolean;
 }
 
+/** A qcow2 image and what is behind it. */
+export interface Qcow2ImageSettings {
+  readonly format: 'qcow2';
+  readonly file: HostFileSettings;
+  /** Where the guest reads what the image does not have; opened for reading only. */
+  readonly backing: ImageSettings | undefined;
+}
+
 /** What an image is made from; see `openImage` (images.ts). */
-export type ImageSettings = RawImageSettings;
+export type ImageSettings = RawImageSettings | Qcow2ImageSettings;
 
 /** What a guest is told about a disk's blocks; bytes. */
 export interface DiskTopology {

@@ -4,6 +4,8 @@ import { fstatSync, statfsSync } from 'node:fs';
 import type { DiskConfig } from '../../config/vm-config.js';
 import { SECTOR_SIZE } from '../../devices/block/disk-image.js';
 import { formatOf, HEADER_BYTES } from '../../devices/block/image-formats.js';
+import { openChain } from '../../devices/block/qcow2/chain.js';
+import { QcowError } from '../../devices/block/qcow2/errors.js';
 import {
   BLOCK_COUNTERS,
   blockIdentity,
@@ -69,15 +71,18 @@ interface OpenedImage {
 }
 
 function openFormat(
-  { image_type }: DiskConfig,
+  config: DiskConfig,
   id: string,
   file: HostFileSettings,
   header: Uint8Array,
-  { log }: AttachContext,
+  context: AttachContext,
 ): OpenedImage {
+  const { image_type } = config;
+  const { log } = context;
   const detected = formatOf(header);
   if (image_type === 'Raw') return rawImage(file, false);
-  if (image_type === undefined && detected === undefined) {
+  if (image_type === 'Qcow2' || detected === 'qcow2') return qcow2Image(config, file, context);
+  if (detected === undefined) {
     log(
       'info',
       `${id}: ${file.path} has no header of another format, so it is raw; the guest may not write one ` +
@@ -87,7 +92,7 @@ function openFormat(
   }
   throw new VmError(
     'DISK_IMAGE',
-    `${OPTION}: ${file.path} is a ${detected ?? 'qcow2'} image, which cannot be read`,
+    `${OPTION}: ${file.path} is a ${detected} image, which cannot be read`,
     'convert it (qemu-img convert -O raw), or say image_type=raw if its bytes are the disk',
   );
 }
@@ -110,6 +115,24 @@ function rawImage(file: HostFileSettings, guardHeader: boolean): OpenedImage {
     );
   }
   return { image: { format: 'raw', file, guardHeader }, size, topology: topologyOf(file) };
+}
+
+function qcow2Image(config: DiskConfig, file: HostFileSettings, context: AttachContext): OpenedImage {
+  const { direct = false, backing_files: backingFiles = true } = config;
+  const openBacking = (path: string, image: string): HostFileSettings =>
+    openDiskFile(`${OPTION}: backing file of ${image}`, path, { readOnly: true, direct }, context, new Uint8Array(0));
+  try {
+    const { settings, size, clusterSize } = openChain(file, { backingFiles, openBacking });
+    // With O_DIRECT anything smaller goes through a buffer. An image need not be a multiple of it, unlike its clusters.
+    const logicalBlockSize = size % file.alignment === 0 ? Math.max(file.alignment, SECTOR_SIZE) : SECTOR_SIZE;
+    const physicalBlockSize = Math.max(logicalBlockSize, Math.min(clusterSize, FILE_BLOCK_SIZE));
+    // Clusters are given back as a whole.
+    const topology = { logicalBlockSize, physicalBlockSize, optimalIoSize: 0, discardGranularity: clusterSize };
+    return { image: settings, size, topology };
+  } catch (error) {
+    if (!(error instanceof QcowError)) throw error;
+    throw new VmError('DISK_IMAGE', `${OPTION}: ${error.path}: ${error.detail}`, error.mend, error);
+  }
 }
 
 function topologyOf(file: HostFileSettings): DiskTopology {
