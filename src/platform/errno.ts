@@ -17,7 +17,6 @@ export const ENOSPC = ERRNO.ENOSPC;
 export const EINVAL = ERRNO.EINVAL;
 export const ENOTTY = ERRNO.ENOTTY;
 export const EOPNOTSUPP = ERRNO.EOPNOTSUPP;
-export const ENOSPC = ERRNO.ENOSPC;
 export const EMFILE = ERRNO.EMFILE;
 export const ENFILE = ERRNO.ENFILE;
 export const EPIPE = ERRNO.EPIPE;
