@@ -10,7 +10,7 @@ import { NativeBuffer } from './native-buffer.js';
 import type { Fd } from './units.js';
 
 /** The bytes of ifr_name; a name has at most one less. */
-export const IFNAMSIZ = 16;
+const IFNAMSIZ = 16;
 
 /** struct ifreq { char ifr_name[16]; union { ... 24 bytes }; } */
 const IFREQ_SIZE = 40;
@@ -38,12 +38,6 @@ const ARPHRD_ETHER = 1;
 // struct sockaddr { sa_family_t family; char data[14]; }: in a sockaddr_in the address follows the port.
 const SOCKADDR_DATA = IFR_UNION + 2;
 const SOCKADDR_IN_ADDRESS = IFR_UNION + 4;
-
-/** Whether the kernel would take `name` for an interface: dev_valid_name. */
-export function isInterfaceName(name: string): boolean {
-  const { length } = Buffer.from(name);
-  return length > 0 && length < IFNAMSIZ && name !== '.' && name !== '..' && !/[/:\s\0%]/.test(name);
-}
 
 /** A struct ifreq for the interface `name`, which is short enough. */
 export class InterfaceRequest {

@@ -92,8 +92,7 @@ const QUEUE_DESC = 4; // two words each
 const QUEUE_DRIVER = 6;
 const QUEUE_DEVICE = 8;
 
-/** Queues of one device. */
-export const MAX_QUEUES = 64;
+const MAX_QUEUES = 64;
 const CONFIG_OFFSET = (QUEUES + MAX_QUEUES * QUEUE_WORDS) * 4;
 const MAX_CONFIG_BYTES = 256;
 /** One byte for each byte of the configuration space: whether the driver may write it. */

@@ -1,4 +1,5 @@
-// A network device on the main thread: opens its tap and sets up what the configuration says of it.
+// A network device on the main thread: opens its tap and sets up what the configuration says of it, which has been checked
+// (config/rules/net.ts).
 //
 // What is given is what the tap has afterwards, whether it was there before or not. What is there as it should be is not
 // touched, so a tap that somebody has prepared needs no privilege. Without `ip` no address is set: several machines would
@@ -8,11 +9,10 @@ import type { NetConfig } from '../../config/vm-config.js';
 import { ALL_OFFLOADS, consistent } from '../../devices/net/offloads.js';
 import { DEFAULT_QUEUE_SIZE, NET_COUNTERS, netIdentity, type NetSettings } from '../../devices/net/settings.js';
 import { rateLimiterSettings } from '../../devices/rate-limiter.js';
-import { MAX_QUEUES } from '../../devices/virtio/mmio.js';
 import { EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM, SysError } from '../../platform/errno.js';
 import { close } from '../../platform/libc.js';
-import { formatMac, isNetmask, isStationMac, parseIpv4, parseMac, randomMac } from '../../platform/net-address.js';
-import { IFNAMSIZ, isInterfaceName, NetInterface } from '../../platform/net-interface.js';
+import { formatMac, parseIpv4, parseMac, randomMac } from '../../platform/net-address.js';
+import { NetInterface } from '../../platform/net-interface.js';
 import {
   openTap,
   trySetOffload,
@@ -28,21 +28,13 @@ import { VmError } from '../errors.js';
 import type { AttachContext, AttachedDevice } from './attached-device.js';
 
 const DEFAULT_NETMASK = '255.255.255.0';
-/** The register page holds so many queues, of which one is the control queue. */
-const MAX_PAIRS = (MAX_QUEUES - 1) >>> 1;
 
 /** Opens the tap of the `index`th network device. Throws VmError. */
 export function attachNet(config: NetConfig, index: number, context: AttachContext): AttachedDevice<NetSettings> {
   const { num_queues: queueCount = 2, queue_size: queueSize = DEFAULT_QUEUE_SIZE } = config;
   const pairs = queueCount / 2;
-  if (!Number.isInteger(pairs) || pairs < 1 || pairs > MAX_PAIRS) {
-    throw problem(
-      `num_queues=${queueCount}: there is a receive and a transmit queue for each pair`,
-      `give an even number from 2 to ${2 * MAX_PAIRS}`,
-    );
-  }
-  const mac = config.mac === undefined ? randomMac() : ownMac('mac', config.mac);
-  const tap = takeTap(config, pairs, context);
+  const mac = config.mac === undefined ? randomMac() : parsed('mac', config.mac, parseMac);
+  const tap = takeTap(config.tap, pairs, context);
   const mtu = setUp(tap.name, config);
   const offloads = supported(tap, wantedOffloads(config));
   context.log(
@@ -61,31 +53,14 @@ function problem(what: string, mend: string, cause?: unknown): VmError {
   return new VmError('TAP', `--net ${what}`, mend, cause);
 }
 
-function ownMac(key: string, text: string): Uint8Array {
-  const mac = parseMac(text);
-  if (mac === undefined || !isStationMac(mac)) {
-    throw problem(
-      `${key}=${text} is not the address of an interface`,
-      'give six bytes in hexadecimal, the first one even, as in 52:54:00:12:34:56',
-    );
-  }
-  return mac;
+/** `text` as `parse` understands it, which the rules have promised. */
+function parsed(key: string, text: string, parse: (text: string) => Uint8Array | undefined): Uint8Array {
+  const value = parse(text);
+  if (value === undefined) throw new RangeError(`net.${key} ${text} was not checked`);
+  return value;
 }
 
-function ipv4(key: string, text: string): Uint8Array {
-  const address = parseIpv4(text);
-  if (address === undefined)
-    throw problem(`${key}=${text} is not an IPv4 address`, 'give four numbers, as in 10.0.0.1');
-  return address;
-}
-
-function takeTap({ tap: name }: NetConfig, pairs: number, { resources }: AttachContext): OpenTap {
-  if (name !== undefined && !isInterfaceName(name)) {
-    throw problem(
-      `tap=${name} cannot be the name of an interface`,
-      `give 1 to ${IFNAMSIZ - 1} bytes without spaces, slashes, colons and percent signs`,
-    );
-  }
+function takeTap(name: string | undefined, pairs: number, { resources }: AttachContext): OpenTap {
   let tap: OpenTap;
   try {
     tap = openTap(name, pairs);
@@ -152,10 +127,10 @@ function isSingleQueueTap(name: string): boolean {
 /** Gives the tap its addresses and its MTU and brings it up. Returns the MTU. */
 function setUp(name: string, config: NetConfig): number {
   using tap = new NetInterface(name);
-  const { host_mac: hostMac, ip, mask, mtu } = config;
+  const { host_mac: hostMac, ip, mask = DEFAULT_NETMASK, mtu } = config;
   if (hostMac !== undefined) {
     change(name, `host_mac=${hostMac}`, `ip link set ${name} address ${hostMac}`, () => {
-      tap.setMac(ownMac('host_mac', hostMac));
+      tap.setMac(parsed('host_mac', hostMac, parseMac));
     });
   }
   if (mtu !== undefined) {
@@ -164,14 +139,9 @@ function setUp(name: string, config: NetConfig): number {
     });
   }
   if (ip !== undefined) {
-    const netmask = ipv4('mask', mask ?? DEFAULT_NETMASK);
-    if (!isNetmask(netmask))
-      throw problem(`mask=${mask ?? ''} is no netmask`, 'give ones and then zeroes, as in 255.255.255.0');
-    change(name, `ip=${ip}`, `ip address add ${ip}/${mask ?? DEFAULT_NETMASK} dev ${name}`, () => {
-      tap.setAddress(ipv4('ip', ip), netmask);
+    change(name, `ip=${ip}`, `ip address add ${ip}/${mask} dev ${name}`, () => {
+      tap.setAddress(parsed('ip', ip, parseIpv4), parsed('mask', mask, parseIpv4));
     });
-  } else if (mask !== undefined) {
-    throw problem(`mask=${mask} without ip=`, 'give the address, too');
   }
   change(name, `tap=${name}`, `ip link set ${name} up`, () => {
     tap.bringUp();
