@@ -53,10 +53,9 @@ export class NetNamespace implements AsyncDisposable {
 
   /** An empty one, with `lo` up and without IPv6, whose own traffic would be in the way. */
   static async create(): Promise<NetNamespace> {
-    const setUp =
-      'sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 || true; ip link set lo up';
+    const withoutIpv6 = 'for i in all default; do echo 1 >/proc/sys/net/ipv6/conf/$i/disable_ipv6; done 2>/dev/null';
     // `read` ends with its standard input, which is this process's.
-    const anchor = spawn('unshare', ['-n', 'sh', '-c', `${setUp}; echo ready; read _`], {
+    const anchor = spawn('unshare', ['-n', 'sh', '-c', `${withoutIpv6}; ip link set lo up; echo ready; read _`], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     await Promise.race([
