@@ -83,7 +83,9 @@ export interface DeviceContext {
 /** What the main thread can ask of a device while it runs. */
 export type DeviceCommand =
   /** The balloon's size in bytes from now on. */
-  { readonly type: 'resize-balloon'; readonly size: number };
+  | { readonly type: 'resize-balloon'; readonly size: number }
+  /** The guest is asked for new statistics; the counters have them when it has answered. */
+  | { readonly type: 'refresh-balloon-statistics' };
 
 /** A device as its I/O worker drives it. Every method runs on that worker and returns soon. */
 export interface VirtioDevice {
