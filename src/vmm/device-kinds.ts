@@ -3,13 +3,16 @@
 // The main thread sees settings only, which are plain data; a kind's code is loaded by the worker that drives it. A new
 // kind is a type in `DeviceSettings`, a case in `loadDeviceKind`, and a file in attach/ that makes its settings.
 
+import type { BalloonSettings } from '../devices/balloon/settings.js';
 import type { BlockSettings } from '../devices/block/settings.js';
 import type { NetSettings } from '../devices/net/settings.js';
+import type { PmemSettings } from '../devices/pmem/settings.js';
+import type { RngSettings } from '../devices/rng/settings.js';
 import type { DeviceContext, VirtioDevice } from '../devices/virtio/device.js';
 import type { VsockSettings } from './vsock-settings.js';
 
 /** Everything about one device that crosses to its I/O worker. */
-export type DeviceSettings = BlockSettings | NetSettings | VsockSettings;
+export type DeviceSettings = BalloonSettings | BlockSettings | NetSettings | PmemSettings | RngSettings | VsockSettings;
 
 export type DeviceKind = DeviceSettings['kind'];
 
@@ -22,6 +25,18 @@ export type DeviceFactory<S extends DeviceSettings = DeviceSettings> = (
 /** The code of a kind, loaded when it is first asked for. */
 export async function loadDeviceKind(kind: DeviceKind): Promise<DeviceFactory> {
   switch (kind) {
+    case 'balloon': {
+      const { BalloonDevice } = await import('../devices/balloon/device.js');
+      return forKind(kind, (settings, context) => new BalloonDevice(settings, context));
+    }
+    case 'pmem': {
+      const { PmemDevice } = await import('../devices/pmem/device.js');
+      return forKind(kind, (settings, context) => new PmemDevice(settings, context));
+    }
+    case 'rng': {
+      const { RngDevice } = await import('../devices/rng/device.js');
+      return forKind(kind, (settings, context) => new RngDevice(settings, context));
+    }
     case 'block': {
       const { BlockDevice } = await import('../devices/block/device.js');
       return forKind(kind, (settings, context) => new BlockDevice(settings, context));

@@ -21,7 +21,7 @@ export class DescriptorChain {
   readableCount = 0;
   readableBytes = 0;
   writableBytes = 0;
-  readonly chunks = new Uint8Array(MAX_CHAIN_SEGMENTS);
+  readonly chunks = new Uint16Array(MAX_CHAIN_SEGMENTS);
   readonly offsets = new Uint32Array(MAX_CHAIN_SEGMENTS);
   readonly lengths = new Uint32Array(MAX_CHAIN_SEGMENTS);
   private readonly memory: GuestMemory;

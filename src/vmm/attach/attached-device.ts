@@ -2,6 +2,7 @@
 // for each kind opens what the device needs of the host and says what crosses to the I/O worker.
 
 import type { MmioDeviceIdentity } from '../../devices/virtio/mmio.js';
+import type { MemoryMap } from '../../platform/guest-memory.js';
 import type { DeviceSettings } from '../device-kinds.js';
 import type { ReleaseStack } from '../release-stack.js';
 import type { LogLevel } from '../worker-protocol.js';
@@ -15,6 +16,8 @@ export interface AttachedDevice<S extends DeviceSettings = DeviceSettings> {
   readonly counterNames: readonly string[];
   /** The longest time for the device's thread to look for work before it sleeps. Absent: it does not. */
   readonly busyPollMicroseconds?: number;
+  /** What the device shows in guest-physical memory, above RAM: memory slots, and buffers that any device may be given. */
+  readonly memory?: MemoryMap;
 }
 
 /** What making a device may use. */

@@ -53,7 +53,7 @@ export function openDiskFile(
   const fd = resources.own(openOrThrow(option, path, readOnly), close);
   const stats = fstatSync(fd);
   checkKind(option, path, stats);
-  lock(option, path, fd, readOnly, log);
+  lockFile(option, path, fd, readOnly, 'readonly=on', log);
   const isBlockDevice = stats.isBlockDevice();
   const size = isBlockDevice ? blockDeviceSize(fd, path) : stats.size;
   if (size === 0) {
@@ -63,7 +63,7 @@ export function openDiskFile(
   return { fd, path, size, readOnly, alignment: direct ? makeDirect(option, path, fd) : 1, isBlockDevice };
 }
 
-function statOrThrow(option: string, path: string): Stats {
+export function statOrThrow(option: string, path: string): Stats {
   try {
     return statSync(path);
   } catch (error) {
@@ -95,7 +95,18 @@ function openOrThrow(option: string, path: string, readOnly: boolean): Fd {
   }
 }
 
-function lock(option: string, path: string, fd: Fd, readOnly: boolean, log: AttachContext['log']): void {
+/**
+ * Locks a file as long as it is open; the lock keeps writers from each other and from readers. `readOnlyKey` is what makes
+ * its option a reader. Throws VmError DISK_IN_USE.
+ */
+export function lockFile(
+  option: string,
+  path: string,
+  fd: Fd,
+  readOnly: boolean,
+  readOnlyKey: string,
+  log: AttachContext['log'],
+): void {
   const request = new NativeBuffer(FLOCK_SIZE);
   request.view.setInt16(0, readOnly ? F_RDLCK : F_WRLCK, true);
   const result = orErrno(libc.fcntl(fd, F_OFD_SETLK, request.address));
@@ -105,13 +116,13 @@ function lock(option: string, path: string, fd: Fd, readOnly: boolean, log: Atta
       'DISK_IN_USE',
       `${option}: ${path} is in use by another VM or program, or by another disk of this VM` +
         (readOnly ? ', which may write to it' : ''),
-      readOnly ? 'end that one first' : 'end that one first, or add readonly=on to every use of the image',
+      readOnly ? 'end that one first' : `end that one first, or add ${readOnlyKey} to every use of the image`,
     );
   }
   log('warn', `${path}: its file system has no locks (${errnoName(-result)}): nothing keeps others from writing to it`);
 }
 
-function blockDeviceSize(fd: Fd, path: string): number {
+export function blockDeviceSize(fd: Fd, path: string): number {
   const value = new NativeBuffer(8);
   check(libc.ioctl(fd, BLKGETSIZE64, value.address), 'ioctl BLKGETSIZE64', path);
   return Number(value.u64(0));
