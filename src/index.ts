@@ -15,7 +15,16 @@ export type {
 } from './config/vm-config.js';
 export { BootError } from './boot/errors.js';
 export { VmError, type VmErrorCode } from './vmm/errors.js';
-export { Vm, type LogLevel, type VmConsole, type VmExit, type VmLog, type VmOptions, type VmVsock } from './vmm/vm.js';
+export {
+  Vm,
+  type LogLevel,
+  type VmBalloon,
+  type VmConsole,
+  type VmExit,
+  type VmLog,
+  type VmOptions,
+  type VmVsock,
+} from './vmm/vm.js';
 export type { ConnectionInfo } from './vsock/connection-info.js';
 export type { VsockCounterName, VsockCounterSnapshot } from './vsock/counters.js';
 export { VsockError, type VsockErrorCode } from './vsock/in-process/errors.js';

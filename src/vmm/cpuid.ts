@@ -29,6 +29,15 @@ const TOPOLOGY_LEVEL_DIE = 5;
 /** KVM_CPUID_FLAG_SIGNIFCANT_INDEX: the leaf has subleaves. */
 const SIGNIFICANT_INDEX = 1;
 
+/** What a processor has that does not say: the least of any with 64 bits. */
+const LEAST_ADDRESS_BITS = 36;
+
+/** How many bits the guest's physical addresses have. */
+export function physicalAddressBits(supported: readonly CpuidEntry[]): number {
+  const bits = (supported.find((leaf) => leaf.function === LEAF_AMD_SIZES)?.eax ?? 0) & 0xff;
+  return bits === 0 ? LEAST_ADDRESS_BITS : bits;
+}
+
 export interface CpuidOptions {
   readonly vcpu: number;
   readonly vcpuCount: number;

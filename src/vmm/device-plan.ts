@@ -1,13 +1,14 @@
 // Which I/O threads a configuration needs, and for which kinds of device: known before anything is opened, so that the
 // threads load their code meanwhile. Imports nothing that runs.
 
-import type { VmConfig } from '../config/vm-config.js';
+import type { RngConfig, VmConfig } from '../config/vm-config.js';
 import type { DeviceKind } from './device-kinds.js';
 
 /** One I/O thread: the kinds of device that it will drive. */
 export type IoThreadPlan = readonly DeviceKind[];
 
 const DEFAULT_IO_THREADS = 1;
+const DEFAULT_RNG_SOURCE = '/dev/urandom';
 
 /** The thread of the vsock device, which is its own, first; then those that all other devices share. */
 export function planIoThreads(config: VmConfig): IoThreadPlan[] {
@@ -18,7 +19,18 @@ export function planIoThreads(config: VmConfig): IoThreadPlan[] {
   return [...own, ...Array.from({ length: count }, () => kinds)];
 }
 
+/** The source of entropy: every distribution's kernel wants one, and waits for its own if there is none. */
+export function rngOf({ rng, payload }: VmConfig): RngConfig | undefined {
+  return rng ?? (payload.kernel === undefined ? undefined : { src: DEFAULT_RNG_SOURCE });
+}
+
 /** The kind of each device but vsock: one line for each kind, as in devices.ts. */
-function sharedDeviceKinds({ disks = [] }: VmConfig): DeviceKind[] {
-  return [...disks.map(() => 'block' as const)];
+function sharedDeviceKinds(config: VmConfig): DeviceKind[] {
+  const { disks = [], pmem = [], balloon } = config;
+  return [
+    ...disks.map(() => 'block' as const),
+    ...pmem.map(() => 'pmem' as const),
+    ...(rngOf(config) === undefined ? [] : (['rng'] as const)),
+    ...(balloon === undefined ? [] : (['balloon'] as const)),
+  ];
 }

@@ -16,9 +16,9 @@ import { createEventDeviceShared, pressPowerButton } from '../devices/legacy/eve
 import { createI8042Shared } from '../devices/legacy/i8042.js';
 import { createSerialShared, resetSerialRegisters } from '../devices/legacy/serial-shared.js';
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
-import { GuestMemory } from '../platform/guest-memory.js';
+import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
-import { formatBytes, type Fd } from '../platform/units.js';
+import { formatBytes, PAGE_SIZE, type Fd } from '../platform/units.js';
 import type { ConnectionInfo } from '../vsock/connection-info.js';
 import { createCounterMemory, VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
 import { VsockError } from '../vsock/in-process/errors.js';
@@ -26,6 +26,9 @@ import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
 import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
 import { acpiOptions } from './acpi.js';
+import { BALLOON_ID } from './attach/balloon.js';
+import { physicalAddressBits } from './cpuid.js';
+import { DeviceMemorySpace } from './device-memory.js';
 import { planIoThreads } from './device-plan.js';
 import { DeviceSet } from './device-set.js';
 import { attachDevices } from './devices.js';
@@ -119,6 +122,17 @@ interface LoadedMachine {
   readonly boot: BootState;
 }
 
+/** Memory that the guest gives up to the host, which `counters()` tells of under `_balloon`. */
+export interface VmBalloon {
+  /**
+   * Asks the guest to give up `size` bytes in all, a multiple of 4096, at most its memory. It does so in its own time, as
+   * far as it can. Throws RangeError.
+   */
+  resize(size: number): void;
+  /** Asks the guest for new statistics. `statisticsUpdates` counts when they have come. */
+  refreshStatistics(): void;
+}
+
 /** One virtual machine, from `create` to `exited`. */
 export class Vm {
   readonly config: VmConfig;
@@ -139,6 +153,8 @@ export class Vm {
   private vcpuThreads: VcpuThread[];
   private system: KvmSystem | undefined;
   private memory: AllocatedMemory | undefined;
+  /** RAM, and what devices show beside it. */
+  private guestMemory: MemoryMap = [];
   private machine: Machine | undefined;
   /** What `start` starts. */
   private prepared: LoadedMachine | undefined;
@@ -223,6 +239,23 @@ export class Vm {
     };
   }
 
+  /** The balloon. Throws Error when the configuration has none. */
+  get balloon(): VmBalloon {
+    const { memory, balloon } = this.config;
+    if (balloon === undefined) throw new Error('the configuration has no balloon');
+    return {
+      resize: (size) => {
+        if (!Number.isInteger(size / PAGE_SIZE) || size < 0 || size > memory.size) {
+          throw new RangeError(`a balloon of ${size} bytes cannot be; use a multiple of 4096, at most ${memory.size}`);
+        }
+        this.devices.command(BALLOON_ID, { type: 'resize-balloon', size });
+      },
+      refreshStatistics: () => {
+        this.devices.command(BALLOON_ID, { type: 'refresh-balloon-statistics' });
+      },
+    };
+  }
+
   /** Exits to user space that vCPU 0 has taken since the guest last booted, to within 64. */
   get exitCount(): number {
     return this.machine?.control.exitCount(0) ?? 0;
@@ -246,7 +279,7 @@ export class Vm {
       return Promise.reject(new Error('a VM starts once, before it has ended'));
     }
     this.state = 'running';
-    this.devices.start(memory.map);
+    this.devices.start(this.guestMemory);
     this.vsockHost?.started();
     this.prepared = undefined;
     this.startMachine(prepared.machine, prepared.boot);
@@ -290,13 +323,13 @@ export class Vm {
 
     this.serial = this.buildSerial();
     const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
-    const attached = attachDevices(config, insight, {
-      resources,
-      log: (level, message) => {
-        this.log(level, 'vmm', message);
-      },
-    });
+    const log = (level: LogLevel, message: string): void => {
+      this.log(level, 'vmm', message);
+    };
+    const space = new DeviceMemorySpace(this.memory.map, physicalAddressBits(system.supportedCpuid()));
+    const attached = attachDevices(config, insight, { resources, log }, space);
     for (const device of attached.all) this.devices.add(device);
+    this.guestMemory = [...this.memory.map, ...attached.all.flatMap((device) => device.memory ?? [])];
     this.vsockHost = attached.vsock?.host;
     this.prepared = this.buildMachine(this.vcpuThreads);
     this.times.loaded = epochNow();
@@ -310,7 +343,7 @@ export class Vm {
     this.events = { shared: createEventDeviceShared(), irqEvent };
     const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared(), events: this.events };
     const boot = this.load(memory);
-    const machine = new Machine({ cpus: config.cpus, system, memory: memory.map, devices, ports }, threads);
+    const machine = new Machine({ cpus: config.cpus, system, memory: this.guestMemory, devices, ports }, threads);
     this.machine = machine;
     const { boot_vcpus: vcpus } = config.cpus;
     this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);

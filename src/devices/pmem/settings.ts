@@ -32,11 +32,7 @@ export function pmemIdentity(start: GuestAddress, size: number): MmioDeviceIdent
   return {
     deviceId: VIRTIO_ID_PMEM,
     // Not offered: VIRTIO_PMEM_F_SHMEM_REGION, the memory's place as a shared memory region of the transport.
-    features: featureWords([
-      VIRTIO_F_VERSION_1_BIT,
-      VIRTIO_RING_F_INDIRECT_DESC_BIT,
-      VIRTIO_RING_F_EVENT_IDX_BIT,
-    ]),
+    features: featureWords([VIRTIO_F_VERSION_1_BIT, VIRTIO_RING_F_INDIRECT_DESC_BIT, VIRTIO_RING_F_EVENT_IDX_BIT]),
     queueSizes: [QUEUE_SIZE],
     config: new Uint8Array(config.buffer),
   };
