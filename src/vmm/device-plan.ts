@@ -26,9 +26,10 @@ export function rngOf({ rng, payload }: VmConfig): RngConfig | undefined {
 
 /** The kind of each device but vsock: one line for each kind, as in devices.ts. */
 function sharedDeviceKinds(config: VmConfig): DeviceKind[] {
-  const { disks = [], pmem = [], balloon } = config;
+  const { disks = [], net = [], pmem = [], balloon } = config;
   return [
     ...disks.map(() => 'block' as const),
+    ...net.map(() => 'net' as const),
     ...pmem.map(() => 'pmem' as const),
     ...(rngOf(config) === undefined ? [] : (['rng'] as const)),
     ...(balloon === undefined ? [] : (['balloon'] as const)),
