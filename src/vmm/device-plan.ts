@@ -1,14 +1,13 @@
 // Which I/O threads a configuration needs, and for which kinds of device: known before anything is opened, so that the
-// threads load their code meanwhile. Imports nothing that runs.
+// threads load their code meanwhile. Imports no code that is not there anyway.
 
-import type { RngConfig, VmConfig } from '../config/vm-config.js';
+import { DEFAULT_RNG_SOURCE, type RngConfig, type VmConfig } from '../config/vm-config.js';
 import type { DeviceKind } from './device-kinds.js';
 
 /** One I/O thread: the kinds of device that it will drive. */
 export type IoThreadPlan = readonly DeviceKind[];
 
 const DEFAULT_IO_THREADS = 1;
-const DEFAULT_RNG_SOURCE = '/dev/urandom';
 
 /** The thread of the vsock device, which is its own, first; then those that all other devices share. */
 export function planIoThreads(config: VmConfig): IoThreadPlan[] {

@@ -8,8 +8,8 @@
 //   (nothing)      private anonymous pages, transparent huge pages where they fit unless thp=off
 //   shared=on      a memory file, which other processes can map
 //   hugepages=on   a memory file of pages from the host's huge page pool, shared too
-//   mergeable=on   lets KSM merge equal pages. KSM looks at private pages only, so with shared or hugepages it does
-//                  nothing, as in Cloud Hypervisor
+//   mergeable=on   lets KSM merge equal pages. KSM looks at private pages only: the rules refuse it with the two above,
+//                  where Cloud Hypervisor takes it and nothing comes of it
 //   prefault=on    every page is allocated before the guest starts
 
 import { totalmem } from 'node:os';
