@@ -145,6 +145,8 @@ export interface NetGuestOptions {
   readonly eventIdx?: boolean;
   readonly memorySize?: number;
   readonly rateLimiter?: RateLimiterSettings;
+  /** Queues of a real tap, in place of the sockets; they stay the caller's. */
+  readonly tap?: readonly Fd[];
 }
 
 export class NetGuest implements Disposable {
@@ -166,20 +168,20 @@ export class NetGuest implements Disposable {
 
   /** Activated at once. */
   constructor(options: NetGuestOptions = {}) {
-    this.options = options;
-    const pairs = options.pairs ?? 1;
+    const pairs = options.tap?.length ?? options.pairs ?? 1;
+    this.options = { ...options, pairs };
     this.ram = new TestMemory(options.memorySize ?? 8 * MIB);
-    this.taps = Array.from({ length: pairs }, () => new FakeTapQueue());
+    this.taps = Array.from({ length: options.tap === undefined ? pairs : 0 }, () => new FakeTapQueue());
     this.tapControl = new NotedTapControl(pairs);
     this.device = new NetDevice(
-      { kind: 'net', queues: this.taps.map(({ fd }) => fd), rateLimiter: options.rateLimiter },
+      { kind: 'net', queues: options.tap ?? this.taps.map(({ fd }) => fd), rateLimiter: options.rateLimiter },
       {
         loop: this.loop,
         log: (level, message) => this.logged.push(`${level}: ${message}`),
         updateConfig: (offset, bytes) => this.configWrites.push({ offset, bytes }),
         counters: this.counters,
       },
-      this.tapControl,
+      ...(options.tap === undefined ? [this.tapControl] : []),
     );
     this.activate();
   }
