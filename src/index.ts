@@ -20,6 +20,7 @@ export {
   type LogLevel,
   type VmBalloon,
   type VmConsole,
+  type VmConsoles,
   type VmExit,
   type VmLog,
   type VmOptions,

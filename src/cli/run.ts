@@ -1,14 +1,14 @@
 // Runs one VM from the command line: wires the terminal and the signals to it, waits for its end, says how it ended.
 
 import type { VmConfig } from '../config/vm-config.js';
-import { type EndingSignal, EXIT_CRASH, EXIT_OK, SIGNAL_EXITS } from './exit-codes.js';
+import { type EndingSignal, EXIT_CRASH, EXIT_OK, EXIT_PANIC, SIGNAL_EXITS } from './exit-codes.js';
 import { builtInGuestHints } from './hints.js';
 import type { LogFunction } from './logging.js';
 import { type InputStream, keysHelp, Terminal } from './terminal.js';
 
 /** How a VM ended; the shape of src/vmm's VmExit. */
 export type VmEnd =
-  | { readonly reason: 'shutdown' | 'reset' | 'stopped' }
+  | { readonly reason: 'shutdown' | 'reset' | 'stopped'; readonly panicked?: true }
   | { readonly reason: 'crash'; readonly report: string }
   | { readonly reason: 'failure'; readonly error: Error };
 
@@ -43,9 +43,10 @@ export async function runVm(config: VmConfig, createVm: CreateVm, log: LogFuncti
   try {
     const vm = await createVm(config, { log });
     ending.setVm(vm);
-    const typesInto = config.serial.mode === 'Tty' && host.stdin.isTTY === true;
+    const onTerminal = config.serial.mode === 'Tty' || config.console.mode === 'Tty';
+    const typesInto = onTerminal && host.stdin.isTTY === true;
     if (vm.builtInGuest) for (const hint of builtInGuestHints(config, typesInto)) host.say(hint);
-    const terminal = config.serial.mode === 'Tty' ? attachTerminal(vm, host, ending) : undefined;
+    const terminal = onTerminal ? attachTerminal(vm, host, ending) : undefined;
     try {
       // A signal may have come while the VM was made; then it has been stopped already.
       if (!ending.requested) await vm.start();
@@ -86,9 +87,13 @@ function report(end: VmEnd, ending: Ending, host: Host): number {
   switch (end.reason) {
     case 'shutdown':
     case 'reset':
-      return EXIT_OK;
-    case 'stopped':
-      return ending.exitCode;
+    case 'stopped': {
+      // A signal keeps its own status: whoever sent it looks for that.
+      const code = end.reason === 'stopped' ? ending.exitCode : EXIT_OK;
+      if (end.panicked !== true) return code;
+      host.say('the guest panicked');
+      return code === EXIT_OK ? EXIT_PANIC : code;
+    }
     case 'crash':
       host.say(`the guest crashed\n${end.report.trimEnd()}`);
       return EXIT_CRASH;

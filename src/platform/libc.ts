@@ -56,6 +56,7 @@ export const libc = {
   eventfd: bind<(initial: N, flags: N) => N>('int eventfd(unsigned int, int)'),
   timerfd_create: bind<(clock: N, flags: N) => N>('int timerfd_create(int, int)'),
   timerfd_settime: bind<(fd: N, flags: N, value: N, old: N) => N>('int timerfd_settime(int, int, size_t, size_t)'),
+  poll: bind<(fds: N, count: N, timeout: N) => N>('int poll(size_t, unsigned long, int)'),
   epoll_create1: bind<(flags: N) => N>('int epoll_create1(int)'),
   epoll_ctl: bind<(epoll: N, operation: N, fd: N, event: N) => N>('int epoll_ctl(int, int, int, size_t)'),
   epoll_wait: bind<(epoll: N, events: N, max: N, timeout: N) => N>('int epoll_wait(int, size_t, int, int)'),

@@ -6,7 +6,9 @@ import type { VmConfig } from '../config/vm-config.js';
 import { EVENT_PORT, EVENT_POWER_BUTTON_MASK } from '../devices/legacy/event-device.js';
 import { I8042_BASE_PORT, I8042_COMMAND, I8042_DATA } from '../devices/legacy/i8042.js';
 import { COM1_IRQ, COM1_PORT, SERIAL_PORT_COUNT } from '../devices/legacy/serial-registers.js';
+import { PVPANIC_PORT } from '../devices/legacy/pvpanic.js';
 import { RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_TYPE_S5 } from '../devices/legacy/sleep-control.js';
+import { WATCHDOG_BASE_PORT } from '../devices/legacy/watchdog.js';
 import { EVENT_GSI, KEYBOARD_GSI } from './interrupt-lines.js';
 
 /** The devices of a VM with this configuration, its virtio devices being at `virtio`. */
@@ -21,5 +23,7 @@ export function acpiOptions(config: VmConfig, virtio: readonly VirtioMmioPlaceme
       gsi: KEYBOARD_GSI,
     },
     serial: config.serial.mode === 'Off' ? undefined : { port: COM1_PORT, count: SERIAL_PORT_COUNT, gsi: COM1_IRQ },
+    pvpanic: config.pvpanic === true ? { port: PVPANIC_PORT, count: 1 } : undefined,
+    watchdog: config.watchdog === true ? { port: WATCHDOG_BASE_PORT } : undefined,
   };
 }

@@ -5,6 +5,7 @@
 
 import type { BalloonSettings } from '../devices/balloon/settings.js';
 import type { BlockSettings } from '../devices/block/settings.js';
+import type { ConsoleSettings } from '../devices/console/settings.js';
 import type { NetSettings } from '../devices/net/settings.js';
 import type { PmemSettings } from '../devices/pmem/settings.js';
 import type { RngSettings } from '../devices/rng/settings.js';
@@ -12,7 +13,8 @@ import type { DeviceContext, VirtioDevice } from '../devices/virtio/device.js';
 import type { VsockSettings } from './vsock-settings.js';
 
 /** Everything about one device that crosses to its I/O worker. */
-export type DeviceSettings = BalloonSettings | BlockSettings | NetSettings | PmemSettings | RngSettings | VsockSettings;
+export type DeviceSettings =
+  BalloonSettings | BlockSettings | ConsoleSettings | NetSettings | PmemSettings | RngSettings | VsockSettings;
 
 export type DeviceKind = DeviceSettings['kind'];
 
@@ -40,6 +42,10 @@ export async function loadDeviceKind(kind: DeviceKind): Promise<DeviceFactory> {
     case 'block': {
       const { BlockDevice } = await import('../devices/block/device.js');
       return forKind(kind, (settings, context) => new BlockDevice(settings, context));
+    }
+    case 'console': {
+      const { ConsoleDevice } = await import('../devices/console/device.js');
+      return forKind(kind, (settings, context) => new ConsoleDevice(settings, context));
     }
     case 'net': {
       const { NetDevice } = await import('../devices/net/device.js');

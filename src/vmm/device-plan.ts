@@ -25,12 +25,13 @@ export function rngOf({ rng, payload }: VmConfig): RngConfig | undefined {
 
 /** The kind of each device but vsock: one line for each kind, as in devices.ts. */
 function sharedDeviceKinds(config: VmConfig): DeviceKind[] {
-  const { disks = [], net = [], pmem = [], balloon } = config;
+  const { disks = [], net = [], pmem = [], balloon, console } = config;
   return [
     ...disks.map(() => 'block' as const),
     ...net.map(() => 'net' as const),
     ...pmem.map(() => 'pmem' as const),
     ...(rngOf(config) === undefined ? [] : (['rng'] as const)),
     ...(balloon === undefined ? [] : (['balloon'] as const)),
+    ...(console.mode === 'Off' ? [] : (['console'] as const)),
   ];
 }

@@ -8,6 +8,7 @@ import { attachNet } from './attach/net.js';
 import { attachPmem } from './attach/pmem.js';
 import { attachRng } from './attach/rng.js';
 import { attachVsock, type AttachedVsock, type VsockInsight } from './attach/vsock.js';
+import type { Consoles } from './consoles/consoles.js';
 import type { DeviceMemorySpace } from './device-memory.js';
 import { rngOf } from './device-plan.js';
 
@@ -22,6 +23,7 @@ export function attachDevices(
   vsock: VsockInsight,
   context: AttachContext,
   space: DeviceMemorySpace,
+  consoles: Consoles,
 ): AttachedDevices {
   const all: AttachedDevice[] = [];
   const attachedVsock = config.vsock === undefined ? undefined : attachVsock(config.vsock, vsock, context);
@@ -32,5 +34,6 @@ export function attachDevices(
   const rng = rngOf(config);
   if (rng !== undefined) all.push(attachRng(rng, context));
   if (config.balloon !== undefined) all.push(attachBalloon(config.balloon));
+  if (consoles.device !== undefined) all.push(consoles.device);
   return { all, vsock: attachedVsock };
 }

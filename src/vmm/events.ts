@@ -6,4 +6,6 @@ export type VmEvent =
   /** The guest reboots: the same devices, cleared memory, the kernel loaded again. */
   | { readonly type: 'rebooted' }
   /** The guest said through pvpanic that its kernel panicked, or that a crash kernel takes over. */
-  | { readonly type: 'panicked' | 'crash-loaded' };
+  | { readonly type: 'panicked' | 'crash-loaded' }
+  /** The guest's watchdog has run out, which resets the machine. */
+  | { readonly type: 'watchdog-expired' };

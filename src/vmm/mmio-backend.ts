@@ -70,8 +70,14 @@ export class MmioBackend {
   }
 
   private handleRequest(device: VirtioDevice): void {
-    const written = this.page.takeWrittenConfig();
-    if (written !== undefined) device.configWritten?.(written);
+    const written = this.page.writtenConfig();
+    if (written !== undefined) {
+      try {
+        device.configWritten?.(written);
+      } finally {
+        this.page.configTaken();
+      }
+    }
     const request = this.page.pendingRequest();
     if (request === undefined) return;
     try {

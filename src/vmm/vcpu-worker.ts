@@ -2,10 +2,13 @@
 
 import { parentPort } from 'node:worker_threads';
 import { EVENT_PORT, EventDevice } from '../devices/legacy/event-device.js';
+import { DebugConsole } from '../devices/legacy/debug-console.js';
 import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
+import { PvPanic, PVPANIC_PORT } from '../devices/legacy/pvpanic.js';
 import { COM1_PORT, SERIAL_PORT_COUNT } from '../devices/legacy/serial-registers.js';
 import { SerialPort } from '../devices/legacy/serial.js';
 import { SLEEP_CONTROL_PORT, SleepControl } from '../devices/legacy/sleep-control.js';
+import { Watchdog, WATCHDOG_BASE_PORT, WATCHDOG_PORT_COUNT } from '../devices/legacy/watchdog.js';
 import { MmioRegisters } from '../devices/virtio/mmio.js';
 import { signalEventFd } from '../platform/eventfd.js';
 import { setThreadAffinity } from '../platform/affinity.js';
@@ -40,9 +43,17 @@ class PostCodePort implements PortDevice {
   }
 }
 
-function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest): PortBus {
+type Send = (message: VcpuMessage) => void;
+
+function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest, send: Send): PortBus {
   const ports = new PortBus();
-  const { serial, i8042, events } = start.ports;
+  const { serial, i8042, events, debugConsole, pvpanic, watchdog } = start.ports;
+  if (debugConsole !== undefined) {
+    const port = new DebugConsole(debugConsole.shared, () => {
+      signalEventFd(debugConsole.wakeEvent);
+    });
+    ports.add(debugConsole.port, 1, port);
+  }
   if (serial !== undefined) {
     const port = new SerialPort(
       serial.shared,
@@ -61,6 +72,18 @@ function buildPorts(start: VcpuStart, control: ControlBlock, power: PowerRequest
   ports.add(I8042_BASE_PORT, I8042_PORT_COUNT, new I8042(request, i8042));
   ports.add(SLEEP_CONTROL_PORT, 1, new SleepControl(request));
   ports.add(EVENT_PORT, 1, new EventDevice(events.shared));
+  if (pvpanic) {
+    const port = new PvPanic((event) => {
+      send({ type: 'event', event });
+    });
+    ports.add(PVPANIC_PORT, 1, port);
+  }
+  if (watchdog !== undefined) {
+    const timer = new Watchdog(watchdog.shared, () => {
+      signalEventFd(watchdog.changedEvent);
+    });
+    ports.add(WATCHDOG_BASE_PORT, WATCHDOG_PORT_COUNT, timer);
+  }
   ports.add(POST_CODE_PORT, 1, new PostCodePort(control));
   return ports;
 }
@@ -81,7 +104,7 @@ function buildMmio(start: VcpuStart, control: ControlBlock): MmioBus {
   );
 }
 
-function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): VcpuOutcome {
+function runToTheEnd(start: VcpuStart, send: Send): VcpuOutcome {
   const control = new ControlBlock(start.control);
   const power: PowerRequest = { action: 'none' };
   installKickHandler();
@@ -90,7 +113,7 @@ function runToTheEnd(start: VcpuStart, send: (message: VcpuMessage) => void): Vc
   try {
     setUpVcpu(vcpu, start.cpuid);
     if (start.boot !== undefined) enterBootState(vcpu, start.boot);
-    const ports = buildPorts(start, control, power);
+    const ports = buildPorts(start, control, power, send);
     const mmio = buildMmio(start, control);
     control.vcpuRunning(start.index, currentThreadId(), vcpu.runAddress);
     control.vcpuReady();
@@ -111,7 +134,7 @@ const port = parentPort;
 if (port === null) throw new Error('vcpu-worker.js is a worker thread entry, not a program');
 port.once('message', (start: VcpuStart | undefined) => {
   if (start === undefined) return;
-  const send = (message: VcpuMessage): void => {
+  const send: Send = (message) => {
     port.postMessage(message);
   };
   try {

@@ -14,7 +14,6 @@ import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
 import { createEventDeviceShared, pressPowerButton } from '../devices/legacy/event-device.js';
 import { createI8042Shared } from '../devices/legacy/i8042.js';
-import { createSerialShared, resetSerialRegisters } from '../devices/legacy/serial-shared.js';
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
 import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
@@ -27,6 +26,8 @@ import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
 import { acpiOptions } from './acpi.js';
 import { BALLOON_ID } from './attach/balloon.js';
+import { Consoles } from './consoles/consoles.js';
+import type { VmConsole } from './consoles/guest-console.js';
 import { physicalAddressBits } from './cpuid.js';
 import { DeviceMemorySpace } from './device-memory.js';
 import { planIoThreads } from './device-plan.js';
@@ -39,13 +40,14 @@ import { KvmSystem } from './kvm/system.js';
 import { Machine, takeVcpuThreads } from './machine.js';
 import { AllocatedMemory } from './memory.js';
 import { ReleaseStack } from './release-stack.js';
-import { SerialConsole, type ConsoleListener } from './serial-console.js';
+import { WatchdogMonitor } from './watchdog.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 import type { VcpuThread } from './worker-pool.js';
-import type { EventDeviceHandles, LogLevel, PortHandles, SerialHandles } from './worker-protocol.js';
+import type { EventDeviceHandles, LogLevel, PortHandles } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
+export type { VmConsole } from './consoles/guest-console.js';
 export type { VmEvent } from './events.js';
 export type { LogLevel } from './worker-protocol.js';
 
@@ -60,8 +62,11 @@ export type VmLog = (level: LogLevel, component: string, message: string) => voi
 
 /** How a VM ended. */
 export type VmExit =
-  /** The guest powered off, it reset itself and that is to end the VM (`no_reboot`), or `stop` was called. */
-  | { readonly reason: 'shutdown' | 'reset' | 'stopped' }
+  /**
+   * The guest powered off, it reset itself or its watchdog did and that is to end the VM (`no_reboot`), or `stop` was
+   * called. `panicked`: since it last booted, the guest has said through pvpanic that its kernel panicked.
+   */
+  | { readonly reason: 'shutdown' | 'reset' | 'stopped'; readonly panicked?: true }
   /** The guest cannot go on (triple fault, KVM internal error); the report says where it stood. */
   | { readonly reason: 'crash'; readonly report: string }
   /** A worker failed, which is a bug of this project; or the guest could not be started again for its reboot. */
@@ -75,15 +80,12 @@ export interface VmOptions {
   readonly onEvent?: (event: VmEvent) => void;
 }
 
-/** What the guest's console offers to the host. */
-export interface VmConsole {
-  /**
-   * Types `bytes` at the guest's serial port. Resolves when the port has taken them all or the VM has ended; at once,
-   * with nothing done, when there is no port.
-   */
-  write(bytes: Uint8Array): Promise<void>;
-  /** Calls `listener` with all output from now on; returns the function that ends it. */
-  onOutput(listener: ConsoleListener): () => void;
+/** The consoles of a guest, by their sections of the configuration; undefined where there is none. */
+export interface VmConsoles {
+  readonly serial: VmConsole | undefined;
+  readonly console: VmConsole | undefined;
+  /** Takes no input. */
+  readonly debug_console: VmConsole | undefined;
 }
 
 /** Streams between this process and the guest, without a socket. */
@@ -158,9 +160,11 @@ export class Vm {
   private machine: Machine | undefined;
   /** What `start` starts. */
   private prepared: LoadedMachine | undefined;
-  private serial: SerialHandles | undefined;
   private events: EventDeviceHandles | undefined;
-  private serialConsole: SerialConsole | undefined;
+  private guestConsoles: Consoles | undefined;
+  private watchdog: WatchdogMonitor | undefined;
+  /** Whether the guest has said, since it last booted, that its kernel panicked. */
+  private panicked = false;
   private vsockHost: VsockHost | undefined;
   private state: 'created' | 'running' | 'ending' = 'created';
   /** Settles when the reboot under way is through. */
@@ -208,11 +212,15 @@ export class Vm {
     return this.config.payload.kernel === undefined;
   }
 
+  /** The console that a user types at: the virtio console when it is on the terminal or there is no serial port. */
   get console(): VmConsole {
-    return {
-      write: (bytes) => this.serialConsole?.write(bytes) ?? Promise.resolve(),
-      onOutput: (listener) => this.serialConsole?.onOutput(listener) ?? (() => undefined),
-    };
+    return this.builtConsoles.main;
+  }
+
+  /** Each console that the configuration has. */
+  get consoles(): VmConsoles {
+    const { serial, virtio, debug } = this.builtConsoles;
+    return { serial, console: virtio, debug_console: debug };
   }
 
   /** Streams to and from the guest. Throws VsockError NO_DEVICE when the configuration has no vsock. */
@@ -321,13 +329,14 @@ export class Vm {
     });
     this.times.memory = epochNow();
 
-    this.serial = this.buildSerial();
+    this.guestConsoles = new Consoles(config, { resources, log: this.log });
+    if (config.watchdog === true) this.watchdog = this.buildWatchdog();
     const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
     const log = (level: LogLevel, message: string): void => {
       this.log(level, 'vmm', message);
     };
     const space = new DeviceMemorySpace(this.memory.map, physicalAddressBits(system.supportedCpuid()));
-    const attached = attachDevices(config, insight, { resources, log }, space);
+    const attached = attachDevices(config, insight, { resources, log }, space, this.guestConsoles);
     for (const device of attached.all) this.devices.add(device);
     this.guestMemory = [...this.memory.map, ...attached.all.flatMap((device) => device.memory ?? [])];
     this.vsockHost = attached.vsock?.host;
@@ -341,7 +350,14 @@ export class Vm {
     if (system === undefined || memory === undefined) throw new Error('a machine needs KVM and memory');
     const irqEvent = this.events?.irqEvent ?? this.ownEventFd();
     this.events = { shared: createEventDeviceShared(), irqEvent };
-    const ports: PortHandles = { serial: this.serial, i8042: createI8042Shared(), events: this.events };
+    const ports: PortHandles = {
+      serial: this.guestConsoles?.serialHandles,
+      i8042: createI8042Shared(),
+      events: this.events,
+      debugConsole: this.guestConsoles?.debugHandles,
+      watchdog: this.watchdog?.handles,
+      pvpanic: config.pvpanic === true,
+    };
     const boot = this.load(memory);
     const machine = new Machine({ cpus: config.cpus, system, memory: this.guestMemory, devices, ports }, threads);
     this.machine = machine;
@@ -359,6 +375,9 @@ export class Vm {
         this.onEvent({ type: 'booted' });
       },
       onGuestEvent: (event) => {
+        this.panicked = true;
+        const what = event === 'panicked' ? 'the guest panicked' : 'the guest panicked, and goes into its crash kernel';
+        this.log('error', 'vmm', what);
         this.onEvent({ type: event });
       },
       onOutcome: (outcome) => {
@@ -376,14 +395,29 @@ export class Vm {
         this.finish({ reason: 'crash', report: outcome.report });
         return;
       case 'reset':
-        if (this.config.no_reboot === true) this.finish({ reason: 'reset' });
-        else this.reboot();
+        this.handleReset();
         return;
       case 'shutdown':
       case 'stopped':
         this.finish({ reason: outcome.kind });
         return;
     }
+  }
+
+  private handleReset(): void {
+    if (this.config.no_reboot === true) this.finish({ reason: 'reset' });
+    else this.reboot();
+  }
+
+  private buildWatchdog(): WatchdogMonitor {
+    const expired = (): void => {
+      this.log('warn', 'watchdog', 'the guest has not fed its watchdog in time and is reset');
+      this.onEvent({ type: 'watchdog-expired' });
+      this.handleReset();
+    };
+    return this.resources.own(new WatchdogMonitor(expired), (watchdog) => {
+      watchdog.close();
+    });
   }
 
   /** Starts the guest again, in a new machine over the same memory and devices. */
@@ -411,7 +445,9 @@ export class Vm {
     // The VM may have been stopped meanwhile: `tearDown` waits for this and does the rest.
     if (this.ended) return;
     this.devices.reset();
-    if (this.serial !== undefined) resetSerialRegisters(this.serial.shared);
+    this.guestConsoles?.reset();
+    this.watchdog?.reset();
+    this.panicked = false;
     memory.clear();
     const next = this.buildMachine(this.vcpuThreads);
     this.startMachine(next.machine, next.boot);
@@ -454,23 +490,9 @@ export class Vm {
     });
   }
 
-  private buildSerial(): SerialHandles | undefined {
-    const { serial } = this.config;
-    if (serial.mode === 'Off') return undefined;
-    const handles: SerialHandles = {
-      shared: createSerialShared(),
-      irqEvent: this.ownEventFd(),
-      wakeEvent: this.ownEventFd(),
-    };
-    this.serialConsole = this.resources.own(
-      new SerialConsole(serial, handles, (message) => {
-        this.log('warn', 'serial', message);
-      }),
-      (console) => {
-        console.close();
-      },
-    );
-    return handles;
+  private get builtConsoles(): Consoles {
+    if (this.guestConsoles === undefined) throw new Error('the VM is not built yet');
+    return this.guestConsoles;
   }
 
   private ownEventFd(): Fd {
@@ -487,7 +509,7 @@ export class Vm {
     this.state = 'ending';
     this.tearDown().then(
       () => {
-        this.settle(exit);
+        this.settle(this.panicked ? withPanic(exit) : exit);
       },
       (error: unknown) => {
         this.settle({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
@@ -504,13 +526,18 @@ export class Vm {
     const stuckVcpus = (await this.machine?.stop()) ?? (await joinUnused(this.vcpuThreads));
     const stuckWorkers = await this.devices.stop();
     this.vsockHost?.close();
-    await this.serialConsole?.flush();
+    await this.guestConsoles?.flush();
     this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
     // What a stuck thread holds is still in use: releasing it under the thread would be worse than keeping it.
     throwIfStuck([...stuckVcpus, ...stuckWorkers]);
     this.machine?.release();
     this.resources.releaseAll();
   }
+}
+
+/** Crashes and failures say more than the panic before them. */
+function withPanic(exit: VmExit): VmExit {
+  return exit.reason === 'crash' || exit.reason === 'failure' ? exit : { ...exit, panicked: true };
 }
 
 /** Ends threads that no machine has taken. Returns the names of those that did not end in time. */

@@ -3,7 +3,9 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { BootState } from '../boot/state.js';
 import type { EventDeviceShared } from '../devices/legacy/event-device.js';
+import type { DebugConsoleShared } from '../devices/legacy/debug-console.js';
 import type { I8042Shared } from '../devices/legacy/i8042.js';
+import type { GuestPanicEvent } from '../devices/legacy/pvpanic.js';
 import type { SerialShared } from '../devices/legacy/serial-shared.js';
 import type { DeviceCommand } from '../devices/virtio/device.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
@@ -11,6 +13,7 @@ import type { Fd } from '../platform/units.js';
 import type { DeviceSettings } from './device-kinds.js';
 import type { CpuidEntry } from './kvm/system.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
+import type { WatchdogHandles } from './watchdog.js';
 
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 
@@ -34,11 +37,21 @@ export interface EventDeviceHandles {
   readonly irqEvent: Fd;
 }
 
+export interface DebugConsoleHandles {
+  readonly shared: DebugConsoleShared;
+  readonly wakeEvent: Fd;
+  readonly port: number;
+}
+
 /** The devices on the port bus, as all vCPU threads share them. */
 export interface PortHandles {
   readonly serial: SerialHandles | undefined;
   readonly i8042: I8042Shared;
   readonly events: EventDeviceHandles;
+  readonly debugConsole: DebugConsoleHandles | undefined;
+  readonly watchdog: WatchdogHandles | undefined;
+  /** Whether there is a port where the guest tells that it panicked. */
+  readonly pvpanic: boolean;
 }
 
 /** The one message a vCPU worker gets: everything it needs to run to the end. */
@@ -59,7 +72,7 @@ export interface VcpuStart {
 }
 
 /** What a guest says of itself through a port. */
-export type GuestEvent = 'panicked' | 'crash-loaded';
+export type GuestEvent = GuestPanicEvent;
 
 /** From a vCPU worker. After `outcome` it ends by itself. */
 export type VcpuMessage =

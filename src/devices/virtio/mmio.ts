@@ -224,17 +224,25 @@ export class MmioRegisters {
   /** What a driver does by writing 0 to Status: on behalf of a machine that starts again. */
   resetDevice(): void {
     // A vCPU that was stopped while it waited has left its request to the worker.
-    this.awaitAcknowledgement(Atomics.load(this.words, REQUEST));
+    const request = Atomics.load(this.words, REQUEST);
+    if (request !== REQUEST_NONE) this.awaitChange(REQUEST, request);
     this.write(REG_STATUS, 4, 0);
   }
 
   private writeConfig(offset: number, size: number, value: number): void {
     const { config, writableConfig, words } = this;
     for (let byte = 0; byte < size; byte++) if (writableConfig[offset + byte] !== 1) return;
-    for (let byte = 0; byte < size; byte++) config[offset + byte] = value >>> (8 * byte);
-    // Release: the worker sees the bytes.
-    Atomics.store(words, CONFIG_WRITTEN, 1);
-    signalEventFd(this.requestEvent);
+    acquire(words, LOCK);
+    try {
+      for (let byte = 0; byte < size; byte++) config[offset + byte] = value >>> (8 * byte);
+      // Release: the worker sees the bytes.
+      Atomics.store(words, CONFIG_WRITTEN, 1);
+      signalEventFd(this.requestEvent);
+      // A field can be a register, each write of which counts (the console's emerg_wr): the next write waits.
+      this.awaitChange(CONFIG_WRITTEN, 1);
+    } finally {
+      release(words, LOCK);
+    }
   }
 
   private readSelected(offset: number): number {
@@ -353,14 +361,13 @@ export class MmioRegisters {
     // Release: the worker that sees the request sees every register written before it.
     Atomics.store(words, REQUEST, request);
     signalEventFd(this.requestEvent);
-    if (!this.awaitAcknowledgement(request)) Atomics.or(words, STATUS, STATUS_DEVICE_NEEDS_RESET);
+    if (!this.awaitChange(REQUEST, request)) Atomics.or(words, STATUS, STATUS_DEVICE_NEEDS_RESET);
   }
 
-  /** Whether `request` was answered, or there is nobody left to care. */
-  private awaitAcknowledgement(request: number): boolean {
-    if (request === REQUEST_NONE) return true;
+  /** Whether the worker took `value` out of `word`, or there is nobody left to care. */
+  private awaitChange(word: number, value: number): boolean {
     for (let waited = 0; waited < REQUEST_LIMIT_MS; waited += REQUEST_POLL_MS) {
-      if (Atomics.wait(this.words, REQUEST, request, REQUEST_POLL_MS) !== 'timed-out') return true;
+      if (Atomics.wait(this.words, word, value, REQUEST_POLL_MS) !== 'timed-out') return true;
       if (this.abandoned()) return true;
     }
     return false;
@@ -416,9 +423,15 @@ export class MmioDevicePage implements DeviceInterrupt {
     Atomics.notify(this.words, REQUEST);
   }
 
-  /** The live configuration space if the driver wrote to it since the last call. */
-  takeWrittenConfig(): Uint8Array | undefined {
-    return Atomics.exchange(this.words, CONFIG_WRITTEN, 0) === 0 ? undefined : this.config;
+  /** The live configuration space if the driver wrote to it; it is answered with `configTaken`. */
+  writtenConfig(): Uint8Array | undefined {
+    return Atomics.load(this.words, CONFIG_WRITTEN) === 0 ? undefined : this.config;
+  }
+
+  /** Lets the vCPU that wrote to the configuration space go on. */
+  configTaken(): void {
+    Atomics.store(this.words, CONFIG_WRITTEN, 0);
+    Atomics.notify(this.words, CONFIG_WRITTEN);
   }
 
   /** The features the driver accepted. */
