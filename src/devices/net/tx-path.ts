@@ -125,7 +125,7 @@ export class TxPath {
       return true;
     }
     if (!this.paid && this.limiter?.consume(bytes) === false) return false;
-    const result = orErrno(libc.writev(this.fd, this.iov.address, this.iov.count));
+    const result = orErrno(libc.writev(this.fd, this.iov.entryAddress(0), this.iov.count));
     this.paid = result === -EAGAIN;
     if (result === -EAGAIN) {
       this.full = true;

@@ -145,6 +145,8 @@ export interface NetGuestOptions {
   readonly eventIdx?: boolean;
   readonly memorySize?: number;
   readonly rateLimiter?: RateLimiterSettings;
+  /** The loop's clock. */
+  readonly now?: () => number;
   /** Queues of a real tap, in place of the sockets; they stay the caller's. */
   readonly tap?: readonly Fd[];
 }
@@ -170,6 +172,7 @@ export class NetGuest implements Disposable {
   constructor(options: NetGuestOptions = {}) {
     const pairs = options.tap?.length ?? options.pairs ?? 1;
     this.options = { ...options, pairs };
+    if (options.now !== undefined) this.loop.now = options.now;
     this.ram = new TestMemory(options.memorySize ?? 8 * MIB);
     this.taps = Array.from({ length: options.tap === undefined ? pairs : 0 }, () => new FakeTapQueue());
     this.tapControl = new NotedTapControl(pairs);
