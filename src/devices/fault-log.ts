@@ -16,8 +16,8 @@ export class FaultLog {
     this.refilledAt = now();
   }
 
-  /** Logs `what` unless there was too much lately. `detail` is a number worth having, if any. */
-  note(what: string, detail?: number): void {
+  /** Logs `what` unless there was too much lately. `detail` is a number or a name worth having, if any. */
+  note(what: string, detail?: number | string): void {
     const now = this.now();
     if (now - this.refilledAt >= REFILL_MS) {
       this.refilledAt = now;

@@ -11,7 +11,7 @@
 import { errnoName } from '../../platform/errno.js';
 import type { EventLoop, Poller } from '../../platform/event-loop.js';
 import type { GuestMemory } from '../../platform/guest-memory.js';
-import { LimitedLog } from '../limited-log.js';
+import { FaultLog } from '../fault-log.js';
 import { RateLimiter } from '../rate-limiter.js';
 import { DescriptorChain } from '../virtio/chain.js';
 import {
@@ -85,7 +85,7 @@ interface Driver {
 export class BlockDevice implements VirtioDevice, Poller {
   private readonly loop: EventLoop;
   private readonly log: (level: DeviceLogLevel, message: string) => void;
-  private readonly faults: LimitedLog;
+  private readonly faults: FaultLog;
   private readonly counters: Float64Array;
   private readonly updateConfig: DeviceContext['updateConfig'];
   private readonly image: DiskImage;
@@ -108,7 +108,7 @@ export class BlockDevice implements VirtioDevice, Poller {
     this.log = log;
     this.counters = counters;
     this.updateConfig = updateConfig;
-    this.faults = new LimitedLog(
+    this.faults = new FaultLog(
       (message) => log('warn', message),
       () => loop.now(),
     );

@@ -208,7 +208,9 @@ export function ranges(
 
 /** Bytes that differ from one place to the next, and from one seed to the next. */
 export function pattern(length: number, seed: number): Uint8Array {
-  return Uint8Array.from({ length }, (_, index) => (index * 7 + (index >>> 8) * 13 + seed * 31) & 0xff);
+  const bytes = new Uint8Array(length);
+  for (let index = 0; index < length; index++) bytes[index] = index * 7 + (index >>> 8) * 13 + seed * 31;
+  return bytes;
 }
 
 function cut(address: number, length: number, lengths: readonly number[], writable: boolean): TestBuffer[] {

@@ -15,7 +15,8 @@ import { MmioBackend } from '../../../src/vmm/mmio-backend.js';
 import { VsockDevice, vsockIdentity } from '../../../src/vsock/device.js';
 import { AddressGuard } from '../../support/address-guard.js';
 import { GuardedRam } from '../../support/guarded-ram.js';
-import { HIGH_BASE, HIGH_SIZE, HostileGuest, HOSTILE_CID, LOW_SIZE, NEXT_SIZE } from '../../support/hostile-guest.js';
+import { HIGH_BASE, HIGH_SIZE, LOW_SIZE, NEXT_SIZE } from '../../support/hostile-driver.js';
+import { HostileGuest, HOSTILE_CID } from '../../support/hostile-guest.js';
 import { openDescriptors } from '../../support/process-state.js';
 import { forEachCase, fuzzRun, type Random } from '../../support/random.js';
 
