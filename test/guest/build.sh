@@ -1,13 +1,15 @@
 #!/bin/bash
-# Builds the Linux test guest: a kernel and an initramfs. README.md describes what is in them.
+# Builds the Linux test guest: a kernel and what it boots from. README.md describes what is in them.
 #
 #   test/guest/build.sh            build what is not in the cache
 #   test/guest/build.sh --install  the same, and install missing Debian packages first (needs root)
 #   test/guest/build.sh --print    only look: exit status 3 if something is not in the cache
 #
-# Standard output has two lines, and nothing else:
-#   kernel=PATH
+# Standard output has four lines, and nothing else:
+#   kernel=PATH      the ELF file, vmlinux
+#   bzimage=PATH     the same kernel
 #   initramfs=PATH
+#   disk=PATH        an image with an ext4 root file system; read-only for everybody, so copy it to write to it
 # The cache is ${TSVMM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/tsvmm}/guest; each artefact lies in a
 # folder named by a hash of all it is made from, so a folder that exists is complete and right.
 set -euo pipefail
@@ -19,8 +21,8 @@ cache=${TSVMM_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME or TSVMM_CACHE_DIR must 
 source_package=linux-source-6.1
 # What each half needs. gcc is installed without its recommendations, so its headers are named.
 kernel_packages=("$source_package" gcc libc6-dev make patch flex bison bc libelf-dev xz-utils)
-initramfs_packages=(busybox-static socat libc6 cpio gcc libc6-dev linux-libc-dev binutils)
-# Of those, the ones whose contents end up in the initramfs.
+root_packages=(busybox-static socat libc6 cpio e2fsprogs gcc libc6-dev linux-libc-dev binutils)
+# Of those, the ones whose contents end up in the root file system.
 copied_packages=(busybox-static socat libc6)
 
 say() { printf '%s\n' "guest: $*" >&2; }
@@ -47,17 +49,17 @@ hash_of() { sha256sum | cut -c 1-16; }
 kernel_key() {
   {
     package_version "$source_package"
-    cat "$here/guest.config" "$here"/*.patch
+    cat "$here/guest.config" "$here"/*.patch "$here/lz4-store.c"
     declare -f configure_kernel build_kernel
   } | hash_of
 }
 
-initramfs_key() {
+root_key() {
   local package
   {
     for package in "${copied_packages[@]}"; do package_version "$package"; done
     cat "$here/mini.h" "$here/init.c" "$here/vsock-tool.c"
-    declare -f compile make_stubs build_initramfs
+    declare -f compile make_stubs build_root build_disk
   } | hash_of
 }
 
@@ -109,14 +111,16 @@ build_kernel() { # result folder
     patch -d "$tree" -p1 <"$patch_file" >>"$log" || fail_with_log "$log" "kernel: $(basename "$patch_file") does not apply"
   done
   (cd "$tree" && configure_kernel) >>"$log" 2>&1 || fail_with_log "$log" "kernel: the configuration failed"
+  gcc -std=gnu11 -O2 -Wall -Wextra -Werror -o "$work/lz4-store" "$here/lz4-store.c"
   # nice: somebody may be working on this machine. setsid: a process group that can be ended whole.
-  setsid nice -n 10 make -C "$tree" -j"$(nproc)" vmlinux >>"$log" 2>&1 9>&- &
+  setsid nice -n 10 make -C "$tree" -j"$(nproc)" LZ4="$work/lz4-store" bzImage >>"$log" 2>&1 9>&- &
   builder=$!
   watch_build "$builder" "$log"
   wait "$builder" || status=$?
   builder=
   [ $status -eq 0 ] || fail_with_log "$log" "kernel: the build failed"
   strip -o "$out/vmlinux" "$tree/vmlinux"
+  cp "$tree/arch/x86/boot/bzImage" "$out/bzImage"
   cp "$tree/System.map" "$out/System.map"
   cp "$tree/.config" "$out/config"
 }
@@ -149,7 +153,7 @@ fail_with_log() { # log message
   die "$2; the whole log: $cache/failed.log"
 }
 
-# ---- the initramfs ----
+# ---- the root file system: an initramfs and a disk of the same content ----
 
 # Freestanding (see mini.h), one segment and no alignment padding: fewer pages to copy and to fault in.
 compile() { # source output
@@ -184,7 +188,7 @@ make_stubs() { # program output
     -Wl,--version-script="$work/stubs.map" -o "$2" "$work/stubs.s"
 }
 
-build_initramfs() { # result folder
+build_root() { # result folder
   local out=$1 root=$work/root lib=lib/x86_64-linux-gnu library
   mkdir -p "$root"/{bin,dev,lib64,proc,sys,tmp} "$root/$lib"
   compile "$here/init.c" "$root/init"
@@ -200,10 +204,25 @@ build_initramfs() { # result folder
     ln -s libstubs.so "$root/$lib/$library"
   done
   # The dynamic linker must be content with the stubs, here already.
-  chroot_check "$root" || die "initramfs: socat does not start with the stand-in libraries"
+  chroot_check "$root" || die "root: socat does not start with the stand-in libraries"
   find "$root" -exec touch -h -d @0 {} +
   # Not compressed: the kernel would inflate it one emulated instruction at a time.
   (cd "$root" && find . -mindepth 1 | sort | cpio --quiet --reproducible -o -H newc -R 0:0) >"$out/initramfs.cpio"
+  build_disk "$root" "$out/root.ext4"
+}
+
+# mkfs.ext4 fills it without mounting anything, so without being root. No checksums of metadata, and nothing left for the
+# kernel to initialise in the background: both are kernel instructions.
+build_disk() { # root image
+  # Where the kernel looks for init on a disk.
+  mkdir "$1/sbin"
+  ln -s ../init "$1/sbin/init"
+  find "$1/sbin" -exec touch -h -d @0 {} +
+  E2FSPROGS_FAKE_TIME=1 PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -d "$1" -L tsvmm-root -b 4096 -m 0 -J size=4 \
+    -O ^metadata_csum,^64bit,^resize_inode -U 00000000-0000-4000-8000-000000000001 \
+    -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,hash_seed=00000000-0000-4000-8000-000000000002 \
+    "$2" 24M >"$work/mkfs" 2>&1 || fail_with_log "$work/mkfs" "root: mkfs.ext4 failed"
+  chmod a-w "$2"
 }
 
 # Resolves all symbols (LD_BIND_NOW) without being root: by the guest's linker, in the guest's library folder.
@@ -260,18 +279,19 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 kernel=$cache/kernel-$(kernel_key)
-initramfs=$cache/initramfs-$(initramfs_key)
-if [ ! -d "$kernel" ] || [ ! -d "$initramfs" ]; then
+root=$cache/root-$(root_key)
+if [ ! -d "$kernel" ] || [ ! -d "$root" ]; then
   if $print; then exit 3; fi
   [ "$(uname -m)" = x86_64 ] || die "the guest is built for x86-64 on x86-64 only"
   needed=()
   if [ ! -d "$kernel" ]; then needed+=("${kernel_packages[@]}"); fi
-  if [ ! -d "$initramfs" ]; then needed+=("${initramfs_packages[@]}"); fi
+  if [ ! -d "$root" ]; then needed+=("${root_packages[@]}"); fi
   require_packages "${needed[@]}"
   # The packages may have been upgraded just now.
   kernel=$cache/kernel-$(kernel_key)
-  initramfs=$cache/initramfs-$(initramfs_key)
-  make_artefact initramfs "${initramfs##*-}"
+  root=$cache/root-$(root_key)
+  make_artefact root "${root##*-}"
   make_artefact kernel "${kernel##*-}"
 fi
-printf 'kernel=%s\ninitramfs=%s\n' "$kernel/vmlinux" "$initramfs/initramfs.cpio"
+printf 'kernel=%s\nbzimage=%s\n' "$kernel/vmlinux" "$kernel/bzImage"
+printf 'initramfs=%s\ndisk=%s\n' "$root/initramfs.cpio" "$root/root.ext4"

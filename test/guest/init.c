@@ -36,7 +36,10 @@ static void say(const char *text)
 static void mount_at(const char *type, const char *where)
 {
 	// MS_RELATIME is what mount(8) would give; without it every read updates a timestamp.
-	if (sys5(__NR_mount, type, where, type, MS_RELATIME, 0) < 0) {
+	long error = sys5(__NR_mount, type, where, type, MS_RELATIME, 0);
+
+	// The kernel has put devtmpfs there already when the root is a disk.
+	if (error < 0 && error != -16 /* EBUSY */) {
 		say("tsvmm-guest: cannot mount ");
 		say(where);
 		say("\n");
@@ -136,6 +139,8 @@ static void feed(void)
 static int power_off(void)
 {
 	sys0(__NR_sync);
+	// A root on a disk is left clean, so that the next mount has no journal to replay. The initramfs does not mind.
+	sys5(__NR_mount, 0, "/", 0, MS_REMOUNT | MS_RDONLY, 0);
 	sys4(__NR_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, 0);
 	return 1;
 }

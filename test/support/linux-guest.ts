@@ -10,18 +10,23 @@ import { ConsoleRecorder, testConfig } from './vms.js';
  * none of it matters on others.
  */
 export const LINUX_CMDLINE =
-  'console=ttyS0 reboot=k panic=-1 quiet noxsave clearcpuid=smap,popcnt,cx16,erms,fsrm rodata=off acpi=off pci=off ' +
-  'noreplace-smp retain_initrd norandmaps';
+  'console=ttyS0 reboot=k panic=-1 quiet noxsave clearcpuid=smap,popcnt,cx16,erms,fsrm,clwb ' +
+  'rodata=off acpi=off pci=off noreplace-smp retain_initrd norandmaps';
 
 /** A boot takes 20 to 30 s on such hosts, and several times that when they are busy. */
 export const BOOT_LIMIT_MS = 240_000;
 /** Each exec in the guest takes half a second there, of a dynamic program three. */
 export const COMMAND_LIMIT_MS = 60_000;
 
-function fromEnvironment(name: string): string {
-  const value = process.env[name];
-  if (value === undefined) throw new Error(`${name} is not set: run the Linux tests with \`npm test -- linux\``);
-  return value;
+/**
+ * The path of something that test/guest/build.sh builds: the kernel as an ELF file or bzImage, and what it boots from, an
+ * initramfs or an image of an ext4 root file system. All are read-only: copy the disk to write to it.
+ */
+export function testArtefact(name: 'kernel' | 'bzimage' | 'initramfs' | 'disk'): string {
+  const variable = `TSVMM_TEST_${name.toUpperCase()}`;
+  const path = process.env[variable];
+  if (path === undefined) throw new Error(`${variable} is not set: run the Linux tests with \`npm test -- linux\``);
+  return path;
 }
 
 /** A booted Linux guest. */
@@ -37,8 +42,8 @@ export class LinuxGuest {
   /** Boots the guest to its init. The caller stops `vm`. */
   static async boot(changes: Partial<VmConfig> = {}): Promise<LinuxGuest> {
     const payload = {
-      kernel: fromEnvironment('TSVMM_TEST_KERNEL'),
-      initramfs: fromEnvironment('TSVMM_TEST_INITRAMFS'),
+      kernel: testArtefact('kernel'),
+      initramfs: testArtefact('initramfs'),
       cmdline: LINUX_CMDLINE,
     };
     const vm = await Vm.create(testConfig({ memory: { size: 64 * MIB }, payload, ...changes }));
