@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { VM_OPTION_GROUPS, VM_OPTIONS } from '../config/vm-options.js';
 import { EXIT_CODES } from './exit-codes.js';
-import { COMMAND_OPTIONS } from './options.js';
+import { COMMAND_OPTIONS, type Subcommand, SUBCOMMANDS } from './options.js';
 
 const MAX_WIDTH = 110;
 
@@ -13,7 +13,7 @@ const MAX_WIDTH = 110;
 export async function helpText(columns = 80): Promise<string> {
   // English whatever the locale: messages and option help are, and the two are not to be mixed.
   const cli = yargs([]).scriptName('tsvmm').help(false).version(false).detectLocale(false).locale('en');
-  cli.usage('$0 [options]\n\nRuns a microVM. Without --kernel, the guest built into tsvmm runs.');
+  cli.usage('$0 [options]\n$0 COMMAND ...\n\nRuns a microVM. Without --kernel, the guest built into tsvmm runs.');
   for (const { title, options } of VM_OPTION_GROUPS) {
     for (const { name, usage, help, defaultText } of options) {
       const initially = defaultText === undefined ? '' : ` (default: ${defaultText})`;
@@ -25,7 +25,7 @@ export async function helpText(columns = 80): Promise<string> {
   }
   const width = Math.min(columns, MAX_WIDTH);
   cli.wrap(width);
-  return `${await cli.getHelp()}\n\n${keysText(width)}\n\n${REST}\n\n${exitCodesText()}\n`;
+  return `${await cli.getHelp()}\n\n${commandsText(width)}\n\n${keysText(width)}\n\n${REST}\n\n${exitCodesText()}\n`;
 }
 
 /** The name and version of the package that this file belongs to. */
@@ -39,6 +39,14 @@ export function versionText(): string {
 
 function describe(usage: string, help: string): string {
   return usage === '' ? help : `${usage}\n${help}`;
+}
+
+function commandsText(columns: number): string {
+  const commands = Object.entries<Subcommand>(SUBCOMMANDS).flatMap(([name, { args, help }]) => [
+    `  ${[name, ...args].join(' ')}`,
+    ...wrap(help, columns - 6).map((line) => `      ${line}`),
+  ]);
+  return ['Commands:', ...commands].join('\n');
 }
 
 /** The width of the column of keys; the help of a longer one goes below it. */
@@ -85,4 +93,5 @@ const REST = `In the terminal:
 
 Examples:
   tsvmm --vsock cid=3,socket=/tmp/ch.vsock
+  tsvmm --config vm.yaml --memory size=2G
   tsvmm --kernel vmlinux --initramfs initramfs.cpio --cmdline 'console=ttyS0' --memory size=1G`;

@@ -6,6 +6,7 @@ import { inspect } from 'node:util';
 import { EXIT_INTERNAL, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
 import type { VmConfig } from '../config/vm-config.js';
 import { createLog, type LogFunction } from './logging.js';
+import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
 import { type Host, type RunnableVm, runVm } from './run.js';
 
@@ -38,13 +39,20 @@ async function main(args: readonly string[]): Promise<number> {
   let verbose = false;
   try {
     const command = parseCommandLine(args);
+    if (command.action === 'subcommand') {
+      const { stdout, notes } = await runSubcommand(command.name, command.args);
+      for (const note of notes) say(note);
+      print(process.stdout, stdout);
+      return 0;
+    }
     if (command.action !== 'run') {
       const { helpText, versionText } = await import('./help.js');
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
       return 0;
     }
-    const { config, verbosity, logFile } = command;
+    const { verbosity, logFile } = command;
     verbose = verbosity > 0;
+    const config = await vmConfigOf(command);
     const log = createLog({ verbosity, file: logFile });
     try {
       // What -vv shows is put together only for it.

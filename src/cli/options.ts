@@ -3,9 +3,8 @@
 
 import parser from 'yargs-parser';
 import { ConfigError } from '../config/config-error.js';
-import { type OptionTexts, parseVmOptions } from '../config/parse-options.js';
+import type { OptionTexts } from '../config/parse-options.js';
 import { unknownOption } from '../config/unknown-option.js';
-import type { VmConfig } from '../config/vm-config.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 
 /** How a command option is given: with a value, once, or any number of times for more of it. */
@@ -22,6 +21,12 @@ export interface CommandOption {
 /** The options that are not about the VM. */
 export const COMMAND_OPTIONS: readonly CommandOption[] = [
   {
+    name: 'config',
+    kind: 'value',
+    usage: 'FILE',
+    help: 'Read the configuration from a JSON or YAML file; options override what is in it',
+  },
+  {
     name: 'log-file',
     kind: 'value',
     usage: 'PATH',
@@ -37,12 +42,32 @@ const SEVERAL_VALUES = new Set(VM_OPTIONS.filter(({ repeatable }) => repeatable)
 /** What the command is asked to do. */
 export type Command =
   | { readonly action: 'help' | 'version' }
+  | { readonly action: 'subcommand'; readonly name: SubcommandName; readonly args: readonly string[] }
   | {
       readonly action: 'run';
-      readonly config: VmConfig;
+      /** The VM's options, not read any further. */
+      readonly options: OptionTexts;
+      readonly configFile: string | undefined;
       readonly verbosity: number;
       readonly logFile: string | undefined;
     };
+
+export interface Subcommand {
+  /** What follows the name, each one argument. */
+  readonly args: readonly string[];
+  readonly help: string;
+}
+
+/** What the command does besides running a VM: its first argument is a name of these. */
+export const SUBCOMMANDS = {
+  'convert-config': {
+    args: ['FILE'],
+    help: "Print Firecracker's configuration in FILE (its --config-file) as a configuration for --config",
+  },
+  'config-schema': { args: [], help: 'Print the JSON Schema of configuration files' },
+} as const satisfies Readonly<Record<string, Subcommand>>;
+
+export type SubcommandName = keyof typeof SUBCOMMANDS;
 
 const VM_FLAGS: readonly string[] = VM_OPTIONS.filter(({ takesValue }) => !takesValue).map(({ name }) => name);
 const VALUED: readonly string[] = [
@@ -56,7 +81,7 @@ const NAMES: readonly string[] = [
   ...COMMAND_OPTIONS.flatMap(({ alias }) => (alias === undefined ? [] : [alias])),
 ];
 
-/** Reads the command line (without node and script) and checks it; throws ConfigError. */
+/** Reads the command line (without node and script); throws ConfigError. */
 export function parseCommandLine(args: readonly string[]): Command {
   const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
@@ -80,6 +105,8 @@ export function parseCommandLine(args: readonly string[]): Command {
   // Asking for help is how one finds out what was wrong with the rest.
   if (argv['help'] !== undefined) return { action: 'help' };
   if (argv['version'] !== undefined) return { action: 'version' };
+  const subcommand = parseSubcommand(args);
+  if (subcommand !== undefined) return subcommand;
   refuseMissingValue(error);
   refuseStrayArguments(argv._);
   // yargs-parser takes some spellings of a known name (--no-help, --help-) for an option of their own.
@@ -87,11 +114,37 @@ export function parseCommandLine(args: readonly string[]): Command {
   if (other !== undefined) throw unknownOption(`--${other}`, KNOWN);
 
   const texts = textsOf(argv);
-  const logFiles = texts.get('log-file') ?? [];
-  if (logFiles.length > 1) throw mistake('--log-file', 'DUPLICATE', `given ${logFiles.length} times`, 'Give it once.');
-  if (logFiles[0] === '') throw mistake('--log-file', 'MISSING_VALUE', 'the path is empty', 'Name a file.');
+  const configFile = onlyPath(texts, 'config');
+  const logFile = onlyPath(texts, 'log-file');
   const verbosity = typeof argv['v'] === 'number' ? argv['v'] : 0;
-  return { action: 'run', config: parseVmOptions(texts), verbosity, logFile: logFiles.at(0) };
+  return { action: 'run', options: texts, configFile, verbosity, logFile };
+}
+
+function parseSubcommand(all: readonly string[]): Command | undefined {
+  const name = all.at(0);
+  if (name === undefined || !isSubcommand(name)) return undefined;
+  const args = all.slice(1);
+  const wanted: readonly string[] = SUBCOMMANDS[name].args;
+  if (args.length === wanted.length && !args.some((argument) => argument.startsWith('--'))) {
+    return { action: 'subcommand', name, args };
+  }
+  const [code, problem] =
+    args.length < wanted.length
+      ? (['MISSING_VALUE', 'an argument is missing'] as const)
+      : (['UNEXPECTED_ARGUMENT', `${JSON.stringify(args[wanted.length] ?? args[0])} is too much`] as const);
+  throw mistake(name, code, problem, `Write tsvmm ${[name, ...wanted].join(' ')}.`);
+}
+
+function isSubcommand(name: string): name is SubcommandName {
+  return Object.hasOwn(SUBCOMMANDS, name);
+}
+
+/** The value of an option that is given once at most and names a file. */
+function onlyPath(texts: OptionTexts, name: string): string | undefined {
+  const values = texts.get(name) ?? [];
+  if (values.length > 1) throw mistake(`--${name}`, 'DUPLICATE', `given ${values.length} times`, 'Give it once.');
+  if (values[0] === '') throw mistake(`--${name}`, 'MISSING_VALUE', 'the path is empty', 'Name a file.');
+  return values.at(0);
 }
 
 /**

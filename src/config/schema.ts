@@ -19,7 +19,7 @@ const cpus = z
     max_vcpus: z.number().exactOptional(),
     topology: topology.exactOptional(),
     affinity: z.array(z.strictObject({ vcpu: z.number(), host_cpus: z.array(z.number()) })).exactOptional(),
-    features: z.strictObject({ amx: z.boolean() }).exactOptional(),
+    features: z.strictObject({ amx: z.boolean().default(false) }).exactOptional(),
   })
   // As in Cloud Hypervisor, more vCPUs at start mean at least as many at most.
   .transform(({ boot_vcpus, max_vcpus = boot_vcpus, ...rest }) => ({ boot_vcpus, max_vcpus, ...rest }));
@@ -139,10 +139,9 @@ export const vmConfigSchema = machine.transform(({ serial, ...rest }) => ({
 })) satisfies z.ZodType<VmConfig>;
 
 /** The keys that the object at `path` may have, for suggesting the right one. Elements of arrays are all alike. */
-export function keysAt(path: readonly PropertyKey[]): string[] {
-  let schema: unknown = vmConfigSchema;
-  for (const key of path) schema = stepInto(schema, key);
-  return Object.keys(shapeOf(schema));
+export function keysAt(path: readonly PropertyKey[], schema: unknown = vmConfigSchema): string[] {
+  const inner = path.reduce<unknown>(stepInto, schema);
+  return Object.keys(shapeOf(inner));
 }
 
 function stepInto(schema: unknown, key: PropertyKey): unknown {

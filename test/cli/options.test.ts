@@ -2,20 +2,22 @@
 
 import { describe, expect, test } from '@jest/globals';
 import { helpText, versionText } from '../../src/cli/help.js';
-import { COMMAND_OPTIONS, parseCommandLine } from '../../src/cli/options.js';
+import { COMMAND_OPTIONS, parseCommandLine, SUBCOMMANDS } from '../../src/cli/options.js';
 import { EXIT_CODES } from '../../src/cli/exit-codes.js';
+import { parseVmOptions } from '../../src/config/parse-options.js';
 import { DEFAULT_VM_CONFIG } from '../../src/config/vm-config.js';
 import { VM_OPTION_GROUPS, VM_OPTIONS } from '../../src/config/vm-options.js';
 
 function run(...args: string[]) {
   const command = parseCommandLine(args);
   if (command.action !== 'run') throw new Error(command.action);
-  return command;
+  return { ...command, config: parseVmOptions(command.options) };
 }
 
 describe('the command line', () => {
   test('nothing at all runs the default machine', () => {
-    expect(run()).toEqual({ action: 'run', config: DEFAULT_VM_CONFIG, verbosity: 0, logFile: undefined });
+    expect(run()).toMatchObject({ action: 'run', config: DEFAULT_VM_CONFIG, verbosity: 0 });
+    expect(run()).toMatchObject({ configFile: undefined, logFile: undefined });
   });
 
   test('values follow their option, after a blank or an equals sign', () => {
@@ -77,12 +79,28 @@ describe('the command line', () => {
     [['--log-file', ''], '--log-file: the path is empty'],
     [['--log-file', 'a', '--log-file', 'b'], '--log-file: given 2 times'],
     [['--memory', 'size=1G', '--memory', 'size=2G'], '--memory: given 2 times'],
+    [['--config', 'a', '--config', 'b'], '--config: given 2 times'],
+    [['--config', ''], '--config: the path is empty'],
+    [['convert-config'], 'convert-config: an argument is missing. Write tsvmm convert-config FILE.'],
+    [['convert-config', 'a', 'b'], 'convert-config: "b" is too much. Write tsvmm convert-config FILE.'],
+    [['config-schema', '--memory'], 'config-schema: "--memory" is too much. Write tsvmm config-schema.'],
     [['vmlinux'], '"vmlinux": belongs to no option'],
     [['--memory', 'size=1G', 'extra'], '"extra": belongs to no option'],
     [['--', '--memory'], '--memory: no such option'],
     [['--vsock', 'cid=2,socket=/tmp/s'], '--vsock cid: 2 is the host itself'],
   ])('%j is refused', (args, message) => {
-    expect(() => parseCommandLine(args)).toThrow(message);
+    expect(() => run(...args)).toThrow(message);
+  });
+
+  test('a subcommand is the first argument', () => {
+    expect(parseCommandLine(['convert-config', 'fc.json'])).toEqual({
+      action: 'subcommand',
+      name: 'convert-config',
+      args: ['fc.json'],
+    });
+    expect(parseCommandLine(['config-schema'])).toMatchObject({ action: 'subcommand', args: [] });
+    expect(parseCommandLine(['config-schema', '--help']).action).toBe('help');
+    expect(run('--cmdline', 'config-schema').config.payload.cmdline).toBe('config-schema');
   });
 });
 
@@ -93,6 +111,7 @@ describe('the help', () => {
       expect(help).toContain(`${name.length > 1 ? '--' : '-'}${name}`);
     for (const { usage } of VM_OPTIONS) expect(help).toContain(usage);
     for (const { usage } of VM_OPTIONS.flatMap(({ keys }) => keys)) expect(help).toContain(usage);
+    for (const name of Object.keys(SUBCOMMANDS)) expect(help).toContain(`\n  ${name}`);
     for (const [code, meaning] of EXIT_CODES) expect(help).toContain(`${code}  ${meaning}`);
   });
 

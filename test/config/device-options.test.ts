@@ -70,7 +70,7 @@ describe('--disk', () => {
     ['serial=""', 'WRONG_TYPE', '--disk serial: the serial number is empty'],
     ['id=""', 'MISSING_VALUE', '--disk id: the name is empty'],
     ['id=a/b', 'WRONG_TYPE', '--disk id: "a/b" has other characters'],
-    ['id=_disk0', 'RESERVED', '--disk id: "_disk0" begins with an underscore'],
+    ['id=_vsock', 'DUPLICATE', '--disk id: two devices are called "_vsock"'],
     [`id=${'x'.repeat(65)}`, 'TOO_LONG', '--disk id: the name has more than 64 bytes'],
     ['image_type=vhd', 'WRONG_TYPE', '--disk image_type: "vhd" is not one of raw, qcow2'],
     ['image_type=raw,backing_files=on', 'CONFLICT', '--disk backing_files: a raw image names no other file'],
@@ -328,6 +328,10 @@ describe('the machine as a whole', () => {
   test('two devices with one name, even of different kinds', () => {
     const message = '--net id: two devices are called "x"';
     expectRefusal({ disk: `path=${image},id=x`, net: 'id=x' }, 'DUPLICATE', message);
+    // The names that tsvmm gives by itself count, where it gives them.
+    expect(parse({ disk: `path=${image},id=_disk0` }).disks?.[0]?.id).toBe('_disk0');
+    const second = { disk: [`path=${image},id=_disk1`, `path=${other}`] };
+    expectRefusal(second, 'DUPLICATE', '--disk id (first): two devices are called "_disk1"');
     expectRefusal({ net: ['tap=a,id=x', 'tap=b,id=x'] }, 'DUPLICATE', '--net id (second): two devices are called "x"');
   });
 

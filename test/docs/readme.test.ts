@@ -8,6 +8,7 @@ import { parseElfKernel } from '../../src/boot/elf.js';
 import { BootFile } from '../../src/boot/file.js';
 import { EXIT_CODES } from '../../src/cli/exit-codes.js';
 import { COMMAND_OPTIONS, parseCommandLine } from '../../src/cli/options.js';
+import { parseVmOptions } from '../../src/config/parse-options.js';
 import { VM_OPTIONS } from '../../src/config/vm-options.js';
 import { HostSocket } from '../../src/vmm/host-socket.js';
 import { KVM_DEVICE, KvmSystem } from '../../src/vmm/kvm/system.js';
@@ -86,6 +87,8 @@ describe('the first five mistakes of README.md', () => {
   });
 
   test('an option in other words', () => {
-    expect(() => parseCommandLine(['--memory', '128M'])).toThrow(pattern('--memory', '--memory'));
+    const command = parseCommandLine(['--memory', '128M']);
+    const options = command.action === 'run' ? command.options : new Map<string, readonly string[]>();
+    expect(() => parseVmOptions(options)).toThrow(pattern('--memory', '--memory'));
   });
 });

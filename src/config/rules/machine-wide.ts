@@ -11,19 +11,25 @@ import type { Complain } from './rule.js';
  */
 export const MAX_VIRTIO_DEVICES = 18;
 
+/** The devices of which there is one go by their kind, in the same logs and counters. */
+const KINDS: readonly string[] = ['_vsock', '_rng', '_balloon', '_console'];
+
 export function checkIds({ disks = [], net = [], pmem = [] }: VmConfig, complain: Complain): void {
-  const seen = new Set<string>();
-  for (const [section, devices] of Object.entries({ disks, net, pmem })) {
-    devices.forEach(({ id }, index) => {
-      if (id === undefined) return;
-      const field = `${section}[${index}].id`;
-      checkId(complain, field, id);
-      if (seen.has(id)) {
-        const problem = `two devices are called ${showValue(id)}`;
-        complain(field, id, { code: 'DUPLICATE', problem, mend: 'Give each its own name, or none.' });
-      }
-      seen.add(id);
-    });
+  const devices = [
+    ...disks.map(({ id }, index) => ({ id, index, section: 'disks', automatic: `_disk${index}` })),
+    ...net.map(({ id }, index) => ({ id, index, section: 'net', automatic: `_net${index}` })),
+    ...pmem.map(({ id }, index) => ({ id, index, section: 'pmem', automatic: `_pmem${index}` })),
+  ];
+  const seen = new Set(KINDS.concat(devices.filter(({ id }) => id === undefined).map(({ automatic }) => automatic)));
+  for (const { id, index, section } of devices) {
+    if (id === undefined) continue;
+    const field = `${section}[${index}].id`;
+    checkId(complain, field, id);
+    if (seen.has(id)) {
+      const problem = `two devices are called ${showValue(id)}`;
+      complain(field, id, { code: 'DUPLICATE', problem, mend: 'Give each its own name, or none.' });
+    }
+    seen.add(id);
   }
 }
 
@@ -43,13 +49,6 @@ function checkId(complain: Complain, field: string, id: string): void {
       code: 'WRONG_TYPE',
       problem: `${showValue(id)} has other characters than letters, digits, dashes, dots and underscores`,
       mend: 'Use only those.',
-    });
-  }
-  if (id.startsWith('_')) {
-    complain(field, id, {
-      code: 'RESERVED',
-      problem: `${showValue(id)} begins with an underscore, as the names do that tsvmm gives by itself`,
-      mend: 'Begin it with something else.',
     });
   }
 }

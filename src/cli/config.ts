@@ -1,0 +1,45 @@
+// The configuration that the command line asks for: its options, over a file if one is named. What reads files, and the
+// schema library with it, is loaded only then.
+
+import type { OptionTexts } from '../config/parse-options.js';
+import { parseVmOptions } from '../config/parse-options.js';
+import type { VmConfig } from '../config/vm-config.js';
+import type { SubcommandName } from './options.js';
+
+/** Reads the options, and the file if there is one, and checks the outcome; throws ConfigError. */
+export async function vmConfigOf(command: {
+  readonly options: OptionTexts;
+  readonly configFile: string | undefined;
+}): Promise<VmConfig> {
+  const { options, configFile } = command;
+  if (configFile === undefined) return parseVmOptions(options);
+  const { readConfigFile } = await import('../config/config-file.js');
+  return parseVmOptions(options, await readConfigFile('--config', configFile));
+}
+
+export interface SubcommandOutput {
+  readonly stdout: string;
+  /** Lines for the user. */
+  readonly notes: readonly string[];
+}
+
+/** Does what a subcommand says; throws ConfigError. */
+export async function runSubcommand(name: SubcommandName, args: readonly string[]): Promise<SubcommandOutput> {
+  switch (name) {
+    case 'config-schema': {
+      const { vmConfigJsonSchema } = await import('../config/json-schema.js');
+      return { stdout: json(vmConfigJsonSchema()), notes: [] };
+    }
+    case 'convert-config': {
+      const [path = ''] = args;
+      const { readDataFile } = await import('../config/config-file.js');
+      const { convertFirecrackerConfig } = await import('../config/firecracker.js');
+      const { config, notes } = convertFirecrackerConfig(await readDataFile(name, path), path);
+      return { stdout: json(config), notes };
+    }
+  }
+}
+
+function json(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}
