@@ -16,6 +16,8 @@ const STOP = 0;
 const STATE_LOCK = 1;
 /** vCPUs that exist and are set up. */
 const READY_COUNT = 2;
+/** What a vCPU thread that is taken out of KVM_RUN is to do: one of VcpuOrder. */
+const ORDER = 3;
 const VCPUS = 16;
 const VCPU_WORDS = 16;
 const VCPU_STATE = 0;
@@ -35,6 +37,14 @@ const READY_POLL_MS = 20;
 // 0: not running yet.
 const STATE_RUNNING = 1;
 const STATE_STOPPED = 2;
+
+/** Run the guest. */
+export const ORDER_RUN = 0;
+/** Wait outside the guest. */
+export const ORDER_PARK = 1;
+/** The same, and report the vCPU's state once. */
+export const ORDER_SAVE = 2;
+export type VcpuOrder = typeof ORDER_RUN | typeof ORDER_PARK | typeof ORDER_SAVE;
 
 const one = new NativeBuffer(1);
 one.bytes[0] = 1;
@@ -60,6 +70,22 @@ export class ControlBlock {
   /** Asks every worker to leave its loop; the caller wakes them as well. */
   requestStop(): void {
     Atomics.store(this.words, STOP, 1);
+    this.order(ORDER_RUN);
+  }
+
+  /** Tells every vCPU what to do; those in the guest have to be kicked to hear of it. */
+  order(order: VcpuOrder): void {
+    Atomics.store(this.words, ORDER, order);
+    Atomics.notify(this.words, ORDER);
+  }
+
+  get currentOrder(): VcpuOrder {
+    return Atomics.load(this.words, ORDER) as VcpuOrder;
+  }
+
+  /** For a vCPU thread: waits until the order is another than `order`. */
+  awaitOtherOrder(order: VcpuOrder): void {
+    Atomics.wait(this.words, ORDER, order);
   }
 
   get stopRequested(): boolean {

@@ -6,7 +6,7 @@
 import { EAGAIN, EINTR, errnoName } from '../platform/errno.js';
 import { TWO_POW_32 } from '../platform/units.js';
 import type { MmioBus, PortBus } from './buses.js';
-import type { ControlBlock } from './control.js';
+import { ORDER_RUN, type ControlBlock } from './control.js';
 import { describeCrash } from './crash-report.js';
 import {
   KVM_EXIT_FAIL_ENTRY,
@@ -44,6 +44,8 @@ export interface VcpuMachine {
   readonly mmio: MmioBus;
   readonly power: PowerRequest;
   readonly control: ControlBlock;
+  /** Waits outside the guest until the machine's order is to run, or it stops. */
+  readonly park: () => void;
 }
 
 /** With an in-kernel local APIC KVM waits for the next interrupt itself; should it hand HLT over, this is the wait. */
@@ -63,6 +65,7 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
   let count = 0;
   const halt = new Int32Array(new SharedArrayBuffer(4));
 
+  if (control.currentOrder !== ORDER_RUN) machine.park();
   // A stop that was asked for before the first entry kicks too, until this thread has ended.
   for (;;) {
     const result = vcpu.enter();
@@ -74,6 +77,8 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
       // Taken back before the reason for the kick is looked at: a kick that comes now is seen in the next round.
       run8[RUN.IMMEDIATE_EXIT] = 0;
       if (control.stopRequested) return { kind: 'stopped' };
+      // KVM_RUN has completed the last exit before it looked at the kick: the vCPU's state is whole.
+      if (control.currentOrder !== ORDER_RUN) machine.park();
       continue;
     }
     const reason = run32[RUN.EXIT_REASON >>> 2];

@@ -25,14 +25,22 @@ export const KVM_CHECK_EXTENSION = io(0x03);
 export const KVM_GET_VCPU_MMAP_SIZE = io(0x04);
 export const KVM_GET_SUPPORTED_CPUID = ioc(IOC_READ | IOC_WRITE, 0x05, 8);
 
+export const KVM_GET_MSR_INDEX_LIST = ioc(IOC_READ | IOC_WRITE, 0x02, 4);
+
 // VM ioctls.
 export const KVM_CREATE_VCPU = io(0x41);
 export const KVM_SET_USER_MEMORY_REGION = ioc(IOC_WRITE, 0x46, 32);
 export const KVM_SET_TSS_ADDR = io(0x47);
 export const KVM_SET_IDENTITY_MAP_ADDR = ioc(IOC_WRITE, 0x48, 8);
 export const KVM_CREATE_IRQCHIP = io(0x60);
+export const KVM_GET_IRQCHIP = ioc(IOC_READ | IOC_WRITE, 0x62, 520);
+export const KVM_SET_IRQCHIP = ioc(IOC_READ, 0x63, 520);
 export const KVM_IRQFD = ioc(IOC_WRITE, 0x76, 32);
 export const KVM_CREATE_PIT2 = ioc(IOC_WRITE, 0x77, 64);
+export const KVM_SET_CLOCK = ioc(IOC_WRITE, 0x7b, 48);
+export const KVM_GET_CLOCK = ioc(IOC_READ, 0x7c, 48);
+export const KVM_GET_PIT2 = ioc(IOC_READ, 0x9f, 112);
+export const KVM_SET_PIT2 = ioc(IOC_WRITE, 0xa0, 112);
 export const KVM_IOEVENTFD = ioc(IOC_WRITE, 0x79, 64);
 
 // vCPU ioctls.
@@ -41,11 +49,28 @@ export const KVM_GET_REGS = ioc(IOC_READ, 0x81, 144);
 export const KVM_SET_REGS = ioc(IOC_WRITE, 0x82, 144);
 export const KVM_GET_SREGS = ioc(IOC_READ, 0x83, 312);
 export const KVM_SET_SREGS = ioc(IOC_WRITE, 0x84, 312);
+export const KVM_GET_MSRS = ioc(IOC_READ | IOC_WRITE, 0x88, 8);
 export const KVM_SET_MSRS = ioc(IOC_WRITE, 0x89, 8);
 export const KVM_SET_FPU = ioc(IOC_WRITE, 0x8d, 416);
 export const KVM_GET_LAPIC = ioc(IOC_READ, 0x8e, 1024);
 export const KVM_SET_LAPIC = ioc(IOC_WRITE, 0x8f, 1024);
 export const KVM_SET_CPUID2 = ioc(IOC_WRITE, 0x90, 8);
+export const KVM_GET_MP_STATE = ioc(IOC_READ, 0x98, 4);
+export const KVM_SET_MP_STATE = ioc(IOC_WRITE, 0x99, 4);
+export const KVM_NMI = io(0x9a);
+export const KVM_GET_VCPU_EVENTS = ioc(IOC_READ, 0x9f, 64);
+export const KVM_SET_VCPU_EVENTS = ioc(IOC_WRITE, 0xa0, 64);
+export const KVM_GET_DEBUGREGS = ioc(IOC_READ, 0xa1, 128);
+export const KVM_SET_DEBUGREGS = ioc(IOC_WRITE, 0xa2, 128);
+export const KVM_SET_TSC_KHZ = io(0xa2);
+export const KVM_GET_TSC_KHZ = io(0xa3);
+export const KVM_GET_XSAVE = ioc(IOC_READ, 0xa4, 4096);
+export const KVM_SET_XSAVE = ioc(IOC_WRITE, 0xa5, 4096);
+export const KVM_GET_XCRS = ioc(IOC_READ, 0xa6, 392);
+export const KVM_SET_XCRS = ioc(IOC_WRITE, 0xa7, 392);
+export const KVM_KVMCLOCK_CTRL = io(0xad);
+/** Its structure is as large as KVM_CAP_XSAVE2 says; the number encodes that of KVM_GET_XSAVE. */
+export const KVM_GET_XSAVE2 = ioc(IOC_READ, 0xcf, 4096);
 
 /** Capabilities that this monitor cannot do without, by name: the youngest is of Linux 4.12. */
 export const REQUIRED_CAPABILITIES = {
@@ -62,6 +87,8 @@ export const REQUIRED_CAPABILITIES = {
 
 export const KVM_CAP_MAX_VCPUS = 66;
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
+export const KVM_CAP_TSC_CONTROL = 60;
+export const KVM_CAP_XSAVE2 = 208;
 
 /** struct kvm_userspace_memory_region { u32 slot, flags; u64 guest_phys_addr, memory_size, userspace_addr; } */
 export const MEMORY_REGION = { SIZE: 32, SLOT: 0, FLAGS: 4, GUEST_PHYS_ADDR: 8, MEMORY_SIZE: 16, USERSPACE_ADDR: 24 };
@@ -156,6 +183,25 @@ export const SREGS = {
 
 /** struct kvm_fpu: the fields that a reset state sets. */
 export const FPU = { SIZE: 416, FCW: 128, MXCSR: 408 };
+
+/** struct kvm_xsave { u32 region[1024]; u32 extra[]; }: the XSAVE area, as XSAVE writes it. */
+export const XSAVE_SIZE = 4096;
+/** struct kvm_xcrs { u32 nr_xcrs, flags; struct { u32 xcr, reserved; u64 value; } xcrs[16]; u64 padding[16]; } */
+export const XCRS_SIZE = 392;
+/** struct kvm_debugregs { u64 db[4], dr6, dr7, flags, reserved[9]; } */
+export const DEBUGREGS_SIZE = 128;
+/** struct kvm_vcpu_events: pending exceptions, interrupts, NMIs and SMIs. */
+export const VCPU_EVENTS_SIZE = 64;
+/** struct kvm_mp_state { u32 mp_state; } */
+export const MP_STATE_SIZE = 4;
+
+/** struct kvm_irqchip { u32 chip_id, pad; char chip[512]; }: 0 and 1 are the PICs, 2 is the IOAPIC. */
+export const IRQCHIP = { SIZE: 520, CHIP_ID: 0 };
+export const IRQCHIP_IDS = [0, 1, 2] as const;
+/** struct kvm_pit_state2 */
+export const PIT_STATE2_SIZE = 112;
+/** struct kvm_clock_data { u64 clock; u32 flags, pad0; u64 realtime, host_tsc; u32 pad[4]; } */
+export const CLOCK = { SIZE: 48, CLOCK: 0 };
 
 /** struct kvm_lapic_state { char regs[1024]; }: the local APIC page, registers at their APIC offsets. */
 export const LAPIC = { SIZE: 1024, LVT_LINT0: 0x350, LVT_LINT1: 0x360 };

@@ -13,6 +13,7 @@ import {
   KVM_CHECK_EXTENSION,
   KVM_CREATE_VM,
   KVM_GET_API_VERSION,
+  KVM_GET_MSR_INDEX_LIST,
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
   REQUIRED_CAPABILITIES,
@@ -33,6 +34,8 @@ export interface CpuidEntry {
 
 /** More entries than any known host reports. */
 const MAX_CPUID_ENTRIES = 256;
+/** Likewise. */
+const MAX_MSRS = 1024;
 
 /** An open /dev/kvm whose version and capabilities are good enough. `close` releases it. */
 export class KvmSystem {
@@ -106,6 +109,15 @@ export class KvmSystem {
         edx: buffer.u32(at + CPUID_ENTRY.EDX),
       };
     });
+  }
+
+  /** The model-specific registers that KVM can save and restore on this host. Throws SysError. */
+  msrIndices(): number[] {
+    // struct kvm_msr_list { u32 nmsrs; u32 indices[]; }
+    const buffer = new NativeBuffer(4 + MAX_MSRS * 4);
+    buffer.setU32(0, MAX_MSRS);
+    check(libc.ioctl(this.fd, KVM_GET_MSR_INDEX_LIST, buffer.address), 'ioctl KVM_GET_MSR_INDEX_LIST');
+    return Array.from({ length: buffer.u32(0) }, (_, position) => buffer.u32(4 + position * 4));
   }
 
   /** Makes an empty VM and returns its descriptor, which the caller owns. Throws VmError. */

@@ -8,9 +8,13 @@ import {
   CPUID2_HEADER_SIZE,
   CPUID_ENTRY,
   KVM_CREATE_VCPU,
+  KVM_GET_MSRS,
+  KVM_GET_TSC_KHZ,
+  KVM_KVMCLOCK_CTRL,
   KVM_RUN,
   KVM_SET_CPUID2,
   KVM_SET_MSRS,
+  KVM_SET_TSC_KHZ,
   MSR_ENTRY,
   MSRS_HEADER_SIZE,
 } from './abi.js';
@@ -74,6 +78,42 @@ export class KvmVcpu {
     });
     const set = check(libc.ioctl(this.fd, KVM_SET_MSRS, buffer.address), 'ioctl KVM_SET_MSRS');
     return msrs[set];
+  }
+
+  /** The values of those of `indices` that KVM lets be read. */
+  getMsrs(indices: readonly number[]): MsrValue[] {
+    const values: MsrValue[] = [];
+    for (let done = 0; done < indices.length; ) {
+      const rest = indices.slice(done);
+      const buffer = new NativeBuffer(MSRS_HEADER_SIZE + rest.length * MSR_ENTRY.SIZE);
+      buffer.setU32(0, rest.length);
+      rest.forEach((index, position) => {
+        buffer.setU32(MSRS_HEADER_SIZE + position * MSR_ENTRY.SIZE + MSR_ENTRY.INDEX, index);
+      });
+      const count = check(libc.ioctl(this.fd, KVM_GET_MSRS, buffer.address), 'ioctl KVM_GET_MSRS');
+      for (let position = 0; position < count; position++) {
+        const at = MSRS_HEADER_SIZE + position * MSR_ENTRY.SIZE;
+        values.push({ index: rest[position], data: buffer.u64(at + MSR_ENTRY.DATA) });
+      }
+      // It stops at the first one that cannot be read: on behind that.
+      done += count + 1;
+    }
+    return values;
+  }
+
+  /** Frequency of the guest's time stamp counter; 0 when KVM does not say. Throws nothing. */
+  tscKhz(): number {
+    return Math.max(0, libc.ioctl(this.fd, KVM_GET_TSC_KHZ, 0));
+  }
+
+  /** Another frequency than the host's needs hardware for it; one that is near enough does not. */
+  setTscKhz(khz: number): void {
+    if (this.tscKhz() !== khz) check(libc.ioctl(this.fd, KVM_SET_TSC_KHZ, khz), `ioctl KVM_SET_TSC_KHZ ${khz}`);
+  }
+
+  /** Tells the guest that it was stopped for a while, so that its watchdogs do not bark. Throws nothing: not all have kvmclock. */
+  notePause(): void {
+    libc.ioctl(this.fd, KVM_KVMCLOCK_CTRL, 0);
   }
 
   /** An ioctl that fills a structure of `size` bytes. */
