@@ -16,7 +16,7 @@ const STOP = 0;
 const STATE_LOCK = 1;
 /** vCPUs that exist and are set up. */
 const READY_COUNT = 2;
-/** What a vCPU thread that is taken out of KVM_RUN is to do: one of VcpuOrder. */
+/** What a vCPU thread that is taken out of KVM_RUN is to do: a VcpuOrder, and above it the number of the order. */
 const ORDER = 3;
 const VCPUS = 16;
 const VCPU_WORDS = 16;
@@ -38,6 +38,9 @@ const READY_POLL_MS = 20;
 const STATE_RUNNING = 1;
 const STATE_STOPPED = 2;
 
+const ORDER_BITS = 2;
+const ORDER_MASK = (1 << ORDER_BITS) - 1;
+
 /** Run the guest. */
 export const ORDER_RUN = 0;
 /** Wait outside the guest. */
@@ -48,6 +51,11 @@ export type VcpuOrder = typeof ORDER_RUN | typeof ORDER_PARK | typeof ORDER_SAVE
 
 const one = new NativeBuffer(1);
 one.bytes[0] = 1;
+
+/** What an order asks for. */
+export function orderKind(name: number): VcpuOrder {
+  return (name & ORDER_MASK) as VcpuOrder;
+}
 
 /** The shared words of one VM, as any thread sees them. */
 export class ControlBlock {
@@ -73,19 +81,30 @@ export class ControlBlock {
     this.order(ORDER_RUN);
   }
 
-  /** Tells every vCPU what to do; those in the guest have to be kicked to hear of it. */
-  order(order: VcpuOrder): void {
-    Atomics.store(this.words, ORDER, order);
+  /**
+   * Tells every vCPU what to do; those in the guest have to be kicked to hear of it. Returns the order's name, which no
+   * other order has: a vCPU may sleep through one and see only the next.
+   */
+  order(order: VcpuOrder): number {
+    const name = (((Atomics.load(this.words, ORDER) >>> ORDER_BITS) + 1) << ORDER_BITS) | order;
+    Atomics.store(this.words, ORDER, name);
     Atomics.notify(this.words, ORDER);
+    return name;
   }
 
-  get currentOrder(): VcpuOrder {
-    return Atomics.load(this.words, ORDER) as VcpuOrder;
+  /** The name of the order that holds. */
+  get currentOrder(): number {
+    return Atomics.load(this.words, ORDER);
   }
 
-  /** For a vCPU thread: waits until the order is another than `order`. */
-  awaitOtherOrder(order: VcpuOrder): void {
-    Atomics.wait(this.words, ORDER, order);
+  /** Whether the vCPUs are to be in the guest. */
+  get mayRun(): boolean {
+    return orderKind(this.currentOrder) === ORDER_RUN;
+  }
+
+  /** For a vCPU thread: waits until another order than the one called `name` holds. */
+  awaitOtherOrder(name: number): void {
+    Atomics.wait(this.words, ORDER, name);
   }
 
   get stopRequested(): boolean {

@@ -4,7 +4,13 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import type { VirtioMmioPlacement } from '../boot/command-line.js';
 import type { DeviceCommand } from '../devices/virtio/device.js';
-import { createMmioPage, MMIO_DEVICE_SIZE, MmioRegisters, REG_QUEUE_NOTIFY } from '../devices/virtio/mmio.js';
+import {
+  createMmioPage,
+  restoreMmioPage,
+  MMIO_DEVICE_SIZE,
+  MmioRegisters,
+  REG_QUEUE_NOTIFY,
+} from '../devices/virtio/mmio.js';
 import { createEventFd, signalEventFd } from '../platform/eventfd.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
 import { close } from '../platform/libc.js';
@@ -15,6 +21,7 @@ import { ControlBlock } from './control.js';
 import type { IoThreadPlan } from './device-plan.js';
 import { VmError } from './errors.js';
 import { VIRTIO_GSIS } from './interrupt-lines.js';
+import type { BackendState } from './mmio-backend.js';
 import type { KvmVm } from './kvm/vm-fd.js';
 import type { ReleaseStack } from './release-stack.js';
 import type { DeviceStart, IoCommand, IoMessage, MmioDeviceHandles } from './worker-protocol.js';
@@ -26,6 +33,8 @@ interface Slot {
   readonly start: DeviceStart;
   readonly placement: VirtioMmioPlacement;
   readonly counters: Float64Array;
+  /** What it was doing when it was saved, if it was. */
+  restored?: BackendState;
   /** Set when the I/O threads start: which one drives the device, and as its how manieth. */
   thread?: { readonly group: IoGroup; readonly index: number };
 }
@@ -39,6 +48,33 @@ interface IoGroup {
   readonly commands: MessageChannel;
   commandEvent?: Fd;
   stopEvent?: Fd;
+  /** Takes the answer to the command that `ask` sent. */
+  answer?: ((message: IoMessage) => void) | undefined;
+}
+
+/** One saved device. */
+export interface DeviceSnapshot {
+  readonly id: string;
+  /** Its register page. */
+  readonly page: Uint8Array;
+  readonly backend: BackendState;
+}
+
+function tell(group: IoGroup, command: IoCommand): void {
+  if (group.commandEvent === undefined) return;
+  group.commands.port1.postMessage(command);
+  signalEventFd(group.commandEvent);
+}
+
+/** Resolves with the answer; a thread that ends before is reported elsewhere, and answers nothing. */
+function ask(group: IoGroup, command: IoCommand): Promise<IoMessage> {
+  return new Promise((resolve) => {
+    group.answer = (message) => {
+      group.answer = undefined;
+      resolve(message);
+    };
+    tell(group, command);
+  });
 }
 
 export interface DeviceSetEvents {
@@ -61,9 +97,11 @@ export class DeviceSet {
       const name = plan.length === 1 ? `io-${plan[0]}` : `io${index}`;
       return { name, plan, thread: takeIoThread(plan), slots: [], commands: new MessageChannel() };
     });
-    for (const { name, thread } of this.groups) {
+    for (const group of this.groups) {
+      const { name, thread } = group;
       thread.attach({
         onMessage: (message) => {
+          if (message.type === 'paused' || message.type === 'state') group.answer?.(message);
           if (message.type === 'log') events.onLog(message);
           if (message.type === 'failed') {
             events.onFailure(name, Object.assign(new Error(message.message), { stack: message.stack }));
@@ -141,7 +179,9 @@ export class DeviceSet {
         if (device.settings.kind === 'vsock') transfer.push(device.settings.inProcess.port);
       }
       const { commandEvent, stopEvent } = group;
-      const devices = group.slots.map(({ start }) => start);
+      const devices = group.slots.map(({ start, restored }) =>
+        restored === undefined ? start : { ...start, restored },
+      );
       const control = this.control.buffer;
       const message = { control, stopEvent, memory, busyPollMicroseconds, devices, commands: port2, commandEvent };
       group.thread.start(message, transfer);
@@ -152,9 +192,49 @@ export class DeviceSet {
   command(id: string, command: DeviceCommand): void {
     const place = this.slots.find(({ device }) => device.id === id)?.thread;
     if (place?.group.commandEvent === undefined) return;
-    const message: IoCommand = { device: place.index, command };
-    place.group.commands.port1.postMessage(message);
-    signalEventFd(place.group.commandEvent);
+    tell(place.group, { type: 'device', device: place.index, command });
+  }
+
+  /** Makes every I/O thread let go of the rings and wait. No vCPU may run. */
+  async pause(): Promise<void> {
+    await Promise.all(this.groups.map((group) => ask(group, { type: 'pause' })));
+  }
+
+  resume(): void {
+    for (const group of this.groups) tell(group, { type: 'resume' });
+  }
+
+  /** The state of every device of a paused VM, in the order of their pages. */
+  async save(): Promise<DeviceSnapshot[]> {
+    const answers = await Promise.all(this.groups.map((group) => ask(group, { type: 'save' })));
+    return this.slots.map(({ device, start, thread }) => {
+      const group = thread === undefined ? -1 : this.groups.indexOf(thread.group);
+      const answer = answers.at(group);
+      if (thread === undefined || answer?.type !== 'state') throw new Error(`no state of device ${device.id}`);
+      const page = new Uint8Array(start.handles.page).slice();
+      return { id: device.id, page, backend: answer.devices[thread.index] };
+    });
+  }
+
+  /** Before `start`: puts every device where it was saved. Throws VmError SNAPSHOT when they are others. */
+  restore(snapshots: readonly DeviceSnapshot[]): void {
+    const saved = snapshots.map(({ id }) => id).join(', ');
+    const present = this.slots.map(({ device }) => device.id).join(', ');
+    if (
+      saved !== present ||
+      snapshots.some(({ page }, index) => page.length !== this.slots[index].start.handles.page.byteLength)
+    ) {
+      throw new VmError(
+        'SNAPSHOT',
+        `the snapshot has the devices ${saved}, and the configuration ${present}`,
+        'restore with the configuration that was saved; only host paths may be others',
+      );
+    }
+    snapshots.forEach(({ page, backend }, index) => {
+      const slot = this.slots[index];
+      restoreMmioPage(slot.start.handles.page, page);
+      slot.restored = backend;
+    });
   }
 
   /** What every device has counted since the VM was created. */

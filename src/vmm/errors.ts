@@ -25,6 +25,10 @@ export type VmErrorCode =
   | 'TOO_MANY_DEVICES'
   /** The guest does not use ACPI, which is how it would hear of the power button. */
   | 'NO_POWER_BUTTON'
+  /** The VM is not in a state in which that can be asked of it. */
+  | 'NOT_RUNNING'
+  /** A snapshot cannot be taken, or is not one that can be restored. */
+  | 'SNAPSHOT'
   /** A worker thread failed or did not answer: a bug of this project. */
   | 'INTERNAL';
 

@@ -1,7 +1,7 @@
 // Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops.
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { EPOLLIN } from '../platform/epoll.js';
+import { Epoll, EPOLLIN } from '../platform/epoll.js';
 import { EventLoop } from '../platform/event-loop.js';
 import { drainEventFd } from '../platform/eventfd.js';
 import { GuestMemory } from '../platform/guest-memory.js';
@@ -20,7 +20,7 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
   const memory = new GuestMemory(start.memory);
   const backends: MmioBackend[] = [];
   try {
-    for (const { id, handles, settings, counters } of start.devices) {
+    for (const { id, handles, settings, counters, restored } of start.devices) {
       const log = (level: LogLevel, message: string): void => {
         send({ type: 'log', level, component: id, message });
       };
@@ -35,31 +35,98 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
           backend.updateConfig(offset, bytes);
         },
       });
-      backend.serve(device);
       backends.push(backend);
+      backend.serve(device, restored);
     }
-    watchCommands(start, loop, backends);
+    const commands = new CommandReader(start, loop, backends, send);
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
     send({ type: 'running' });
-    while (!control.stopRequested) loop.turn();
+    while (!control.stopRequested) {
+      loop.turn();
+      if (commands.paused) commands.sleepUntilResumed(() => control.stopRequested);
+    }
   } finally {
     for (const backend of backends) backend.close();
     loop.close();
   }
 }
 
-function watchCommands(start: IoStart, loop: EventLoop, backends: readonly MmioBackend[]): void {
-  const { commandEvent, commands } = start;
-  loop.watch(commandEvent, EPOLLIN, {
-    ready: () => {
-      drainEventFd(commandEvent);
-      for (;;) {
-        const received = receiveMessageOnPort(commands) as { message: IoCommand } | undefined;
-        if (received === undefined) return;
-        backends[received.message.device].command(received.message.command);
+/** What the main thread asks of this worker while it runs. */
+class CommandReader {
+  paused = false;
+  private answered = true;
+  private readonly start: IoStart;
+  private readonly backends: readonly MmioBackend[];
+  private readonly send: Send;
+
+  constructor(start: IoStart, loop: EventLoop, backends: readonly MmioBackend[], send: Send) {
+    this.start = start;
+    this.backends = backends;
+    this.send = send;
+    loop.watch(start.commandEvent, EPOLLIN, {
+      ready: () => {
+        this.read();
+      },
+    });
+  }
+
+  /**
+   * Waits for commands alone: what else happens to descriptors meanwhile is found by the loop when it turns again. Called
+   * outside the loop, so that no handler is under way.
+   */
+  sleepUntilResumed(stopped: () => boolean): void {
+    for (const backend of this.backends) backend.quiesce();
+    this.answerPause();
+    const { commandEvent, stopEvent } = this.start;
+    const epoll = new Epoll();
+    try {
+      epoll.add(commandEvent, EPOLLIN, commandEvent);
+      epoll.add(stopEvent, EPOLLIN, stopEvent);
+      while (this.paused && !stopped()) {
+        epoll.wait(-1);
+        this.read();
+        // Resumed and paused again at once.
+        if (this.paused) this.answerPause();
       }
-    },
-  });
+    } finally {
+      epoll.close();
+    }
+    // What a device put back it is not notified of again.
+    for (const backend of this.backends) backend.lookAtQueues();
+  }
+
+  private answerPause(): void {
+    if (this.answered) return;
+    this.answered = true;
+    this.send({ type: 'paused' });
+  }
+
+  private read(): void {
+    drainEventFd(this.start.commandEvent);
+    for (;;) {
+      const received = receiveMessageOnPort(this.start.commands) as { message: IoCommand } | undefined;
+      if (received === undefined) return;
+      this.obey(received.message);
+    }
+  }
+
+  private obey(command: IoCommand): void {
+    switch (command.type) {
+      case 'device':
+        this.backends[command.device].command(command.command);
+        return;
+      case 'pause':
+        this.paused = true;
+        this.answered = false;
+        return;
+      case 'save':
+        this.send({ type: 'state', devices: this.backends.map((backend) => backend.save()) });
+        return;
+      case 'resume':
+        this.paused = false;
+        return;
+    }
+  }
 }
 
 const port = parentPort;

@@ -5,10 +5,11 @@ import {
   VIRTIO_RING_F_EVENT_IDX_BIT,
   VIRTIO_RING_F_INDIRECT_DESC_BIT,
   type DeviceCommand,
+  type DeviceState,
   type VirtioDevice,
 } from '../devices/virtio/device.js';
 import { MmioDevicePage } from '../devices/virtio/mmio.js';
-import { QueueLayoutError, SplitQueue } from '../devices/virtio/queue.js';
+import { QueueLayoutError, SplitQueue, type QueuePosition } from '../devices/virtio/queue.js';
 import { EPOLLET, EPOLLIN } from '../platform/epoll.js';
 import type { EventLoop } from '../platform/event-loop.js';
 import type { GuestMemory } from '../platform/guest-memory.js';
@@ -22,11 +23,21 @@ export interface BackendOptions {
   readonly log: (level: LogLevel, message: string) => void;
 }
 
+/** What a paused device was doing: plain JSON. */
+export interface BackendState {
+  /** Whether a driver was there. */
+  readonly active: boolean;
+  /** One per queue; null for one that the driver left unused. */
+  readonly queues: readonly (QueuePosition | null)[];
+  readonly device: DeviceState | null;
+}
+
 /** The transport half of a device that lives in this worker. */
 export class MmioBackend {
   private readonly options: BackendOptions;
   private readonly page: MmioDevicePage;
   private device: VirtioDevice | undefined;
+  private queues: readonly (SplitQueue | undefined)[] = [];
   private active = false;
 
   constructor(options: BackendOptions) {
@@ -34,10 +45,11 @@ export class MmioBackend {
     this.page = new MmioDevicePage(options.handles.page, options.handles.irqEvent);
   }
 
-  /** Drives `device` from here on, and owns it. */
-  serve(device: VirtioDevice): void {
+  /** Drives `device` from here on, and owns it; from where it was, when it was saved before. */
+  serve(device: VirtioDevice, restored?: BackendState): void {
     const { loop, handles } = this.options;
     this.device = device;
+    if (restored?.active === true) this.activate(device, restored);
     // Edge-triggered: an eventfd that is never read costs one system call less per wake-up, and its counter cannot
     // reach its limit in this universe's time.
     loop.watch(handles.requestEvent, EPOLLIN | EPOLLET, { ready: () => this.handleRequest(device) });
@@ -69,6 +81,28 @@ export class MmioBackend {
     this.device?.command?.(command);
   }
 
+  /** Lets the device put down what it holds; nothing of it may be called until the machine goes on. */
+  quiesce(): void {
+    if (!this.active) return;
+    this.device?.quiesce?.();
+    for (const queue of this.queues) queue?.publish();
+  }
+
+  /** After `quiesce`. */
+  save(): BackendState {
+    const { active, device } = this;
+    const queues = this.queues.map((queue) => queue?.position ?? null);
+    return { active, queues: active ? queues : [], device: device?.save?.() ?? null };
+  }
+
+  /** Looks at every queue once, as after anything that may have swallowed a notification. */
+  lookAtQueues(): void {
+    if (!this.active) return;
+    this.queues.forEach((queue, index) => {
+      if (queue !== undefined) this.device?.queueNotified(index);
+    });
+  }
+
   private handleRequest(device: VirtioDevice): void {
     const written = this.page.writtenConfig();
     if (written !== undefined) {
@@ -90,11 +124,12 @@ export class MmioBackend {
 
   private reset(device: VirtioDevice): void {
     this.active = false;
+    this.queues = [];
     device.reset();
     this.options.log('debug', 'reset by its driver');
   }
 
-  private activate(device: VirtioDevice): void {
+  private activate(device: VirtioDevice, restored?: BackendState): void {
     const { memory, log } = this.options;
     if (this.active) this.reset(device);
     const features = this.page.driverFeatures();
@@ -106,7 +141,9 @@ export class MmioBackend {
     try {
       queues = Array.from({ length: this.page.queueCount }, (_, index) => {
         const layout = this.page.queueLayout(index);
-        return layout === undefined ? undefined : new SplitQueue(memory, layout, ring);
+        return layout === undefined
+          ? undefined
+          : new SplitQueue(memory, layout, ring, restored?.queues[index] ?? undefined);
       });
     } catch (error) {
       if (!(error instanceof QueueLayoutError)) throw error;
@@ -115,11 +152,11 @@ export class MmioBackend {
       return;
     }
     device.activate({ memory, queues, features, interrupt: this.page });
+    if (restored !== undefined && restored.device !== null) device.restore?.(restored.device);
+    this.queues = queues;
     this.active = true;
-    log('debug', 'activated by its driver');
-    // A kick may have come before the driver said DRIVER_OK: look at every queue once.
-    queues.forEach((queue, index) => {
-      if (queue !== undefined) device.queueNotified(index);
-    });
+    log('debug', restored === undefined ? 'activated by its driver' : 'restored');
+    // A kick may have come before the driver said DRIVER_OK, or before the machine was saved.
+    this.lookAtQueues();
   }
 }

@@ -6,7 +6,7 @@
 import { EAGAIN, EINTR, errnoName } from '../platform/errno.js';
 import { TWO_POW_32 } from '../platform/units.js';
 import type { MmioBus, PortBus } from './buses.js';
-import { ORDER_RUN, type ControlBlock } from './control.js';
+import type { ControlBlock } from './control.js';
 import { describeCrash } from './crash-report.js';
 import {
   KVM_EXIT_FAIL_ENTRY,
@@ -65,7 +65,7 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
   let count = 0;
   const halt = new Int32Array(new SharedArrayBuffer(4));
 
-  if (control.currentOrder !== ORDER_RUN) machine.park();
+  if (!control.mayRun) machine.park();
   // A stop that was asked for before the first entry kicks too, until this thread has ended.
   for (;;) {
     const result = vcpu.enter();
@@ -78,7 +78,7 @@ export function runVcpu(machine: VcpuMachine): VcpuOutcome {
       run8[RUN.IMMEDIATE_EXIT] = 0;
       if (control.stopRequested) return { kind: 'stopped' };
       // KVM_RUN has completed the last exit before it looked at the kick: the vCPU's state is whole.
-      if (control.currentOrder !== ORDER_RUN) machine.park();
+      if (!control.mayRun) machine.park();
       continue;
     }
     const reason = run32[RUN.EXIT_REASON >>> 2];

@@ -1,6 +1,6 @@
 // Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
 
-import { parentPort } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { EVENT_PORT, EventDevice } from '../devices/legacy/event-device.js';
 import { DebugConsole } from '../devices/legacy/debug-console.js';
 import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
@@ -15,9 +15,10 @@ import { setThreadAffinity } from '../platform/affinity.js';
 import { currentThreadId } from '../platform/libc.js';
 import { installKickHandler } from '../platform/signals.js';
 import { MmioBus, PortBus, type PortDevice } from './buses.js';
-import { ControlBlock } from './control.js';
+import { ControlBlock, orderKind, ORDER_RUN, ORDER_SAVE } from './control.js';
 import { epochNow } from './start-times.js';
 import { KvmVcpu } from './kvm/vcpu-fd.js';
+import { restoreVcpu, saveVcpu, type SaveRequest } from './snapshot/vcpu.js';
 import { runVcpu, type PowerRequest, type VcpuOutcome } from './vcpu-loop.js';
 import { enterBootState, setUpVcpu } from './vcpu-state.js';
 import type { VcpuMessage, VcpuStart } from './worker-protocol.js';
@@ -104,24 +105,63 @@ function buildMmio(start: VcpuStart, control: ControlBlock): MmioBus {
   );
 }
 
-function runToTheEnd(start: VcpuStart, send: Send): VcpuOutcome {
+function begin(vcpu: KvmVcpu, { begin: from, cpuid }: VcpuStart): void {
+  if (from.kind === 'restore') {
+    restoreVcpu(vcpu, from.state, from.elapsedNs);
+    return;
+  }
+  setUpVcpu(vcpu, cpuid);
+  if (from.kind === 'boot') enterBootState(vcpu, from.boot);
+}
+
+/** Waits outside the guest while the machine is paused, and reports the vCPU's state when asked to. */
+function park(vcpu: KvmVcpu, start: VcpuStart, control: ControlBlock, from: MessagePort): void {
+  const tell = (message: VcpuMessage): void => {
+    from.postMessage(message);
+  };
+  for (;;) {
+    const order = control.currentOrder;
+    const kind = orderKind(order);
+    if (kind === ORDER_RUN || control.stopRequested) break;
+    if (kind === ORDER_SAVE) {
+      const { message } = receiveMessageOnPort(from) as { message: SaveRequest };
+      tell({ type: 'state', state: saveVcpu(vcpu, start.cpuid, message) });
+    } else tell({ type: 'parked', order });
+    control.awaitOtherOrder(order);
+  }
+  vcpu.notePause();
+}
+
+function runToTheEnd(start: VcpuStart, from: MessagePort): VcpuOutcome {
+  const send = (message: VcpuMessage): void => {
+    from.postMessage(message);
+  };
   const control = new ControlBlock(start.control);
   const power: PowerRequest = { action: 'none' };
   installKickHandler();
   if (start.affinity !== undefined) setThreadAffinity(start.affinity);
   const vcpu = new KvmVcpu(start.vmFd, start.index, start.mmapSize);
   try {
-    setUpVcpu(vcpu, start.cpuid);
-    if (start.boot !== undefined) enterBootState(vcpu, start.boot);
+    begin(vcpu, start);
     const ports = buildPorts(start, control, power, send);
     const mmio = buildMmio(start, control);
     control.vcpuRunning(start.index, currentThreadId(), vcpu.runAddress);
     control.vcpuReady();
     try {
       // KVM drops a wake-up that comes before its vCPU exists.
-      if (start.boot !== undefined && !control.awaitVcpus(start.vcpuCount)) return { kind: 'stopped' };
+      if (start.begin.kind === 'boot' && !control.awaitVcpus(start.vcpuCount)) return { kind: 'stopped' };
       send({ type: 'running', modulesLoaded, entering: epochNow() });
-      return runVcpu({ vcpu, index: start.index, ports, mmio, power, control });
+      return runVcpu({
+        vcpu,
+        index: start.index,
+        ports,
+        mmio,
+        power,
+        control,
+        park: () => {
+          park(vcpu, start, control, from);
+        },
+      });
     } finally {
       control.vcpuStopped(start.index);
     }
@@ -138,7 +178,7 @@ port.once('message', (start: VcpuStart | undefined) => {
     port.postMessage(message);
   };
   try {
-    send({ type: 'outcome', outcome: runToTheEnd(start, send) });
+    send({ type: 'outcome', outcome: runToTheEnd(start, port) });
   } catch (error) {
     const { message, stack } = error instanceof Error ? error : new Error(String(error));
     send({ type: 'failed', message, stack });

@@ -166,7 +166,9 @@ export class Vm {
   /** Whether the guest has said, since it last booted, that its kernel panicked. */
   private panicked = false;
   private vsockHost: VsockHost | undefined;
-  private state: 'created' | 'running' | 'ending' = 'created';
+  private state: 'created' | 'running' | 'paused' | 'ending' = 'created';
+  /** Settles when the last change of state that was asked for is through. */
+  private lastChange: Promise<void> = Promise.resolve();
   /** Settles when the reboot under way is through. */
   private rebooting: Promise<void> | undefined;
 
@@ -295,6 +297,45 @@ export class Vm {
   }
 
   /**
+   * Holds the guest: no vCPU runs and no device moves a byte until `resume`. Its clocks go on, as those of a machine that
+   * was busy elsewhere. Rejects with VmError NOT_RUNNING.
+   */
+  pause(): Promise<void> {
+    return this.exclusively(async () => {
+      await this.rebooting;
+      const { machine } = this;
+      if (this.state === 'paused') return;
+      if (this.state !== 'running' || machine === undefined) throw notRunning('pause');
+      const begin = performance.now();
+      try {
+        await machine.pause();
+      } catch (error) {
+        throw notRunning('pause', error);
+      }
+      await this.devices.pause();
+      // The VM may have ended meanwhile.
+      if (this.ended) throw notRunning('pause');
+      this.state = 'paused';
+      this.log('info', 'vmm', `paused after ${(performance.now() - begin).toFixed(1)} ms`);
+      this.onEvent({ type: 'paused' });
+    });
+  }
+
+  /** Lets a paused guest go on. Rejects with VmError NOT_RUNNING when it is neither paused nor running. */
+  resume(): Promise<void> {
+    return this.exclusively(() => {
+      if (this.state === 'running') return Promise.resolve();
+      if (this.state !== 'paused') throw notRunning('resume');
+      this.state = 'running';
+      this.devices.resume();
+      this.machine?.resume();
+      this.log('info', 'vmm', 'resumed');
+      this.onEvent({ type: 'resumed' });
+      return Promise.resolve();
+    });
+  }
+
+  /**
    * Presses the power button. What then happens is the guest's policy: most shut down. Throws VmError NO_POWER_BUTTON
    * when the guest does not use ACPI, and Error when the VM does not run.
    */
@@ -367,26 +408,29 @@ export class Vm {
   }
 
   private startMachine(machine: Machine, boot: BootState): void {
-    machine.start(boot, {
-      onEntering: (modulesLoaded, entering) => {
-        this.times.workerLoaded ||= modulesLoaded;
-        this.times.entering ||= entering;
-        this.log('debug', 'vcpu0', 'running');
-        this.onEvent({ type: 'booted' });
+    machine.start(
+      { kind: 'boot', boot },
+      {
+        onEntering: (modulesLoaded, entering) => {
+          this.times.workerLoaded ||= modulesLoaded;
+          this.times.entering ||= entering;
+          this.log('debug', 'vcpu0', 'running');
+          this.onEvent({ type: 'booted' });
+        },
+        onGuestEvent: (event) => {
+          this.panicked = true;
+          const crash = ', and goes into its crash kernel';
+          this.log('error', 'vmm', `the guest panicked${event === 'crash-loaded' ? crash : ''}`);
+          this.onEvent({ type: event });
+        },
+        onOutcome: (outcome) => {
+          this.handleOutcome(outcome);
+        },
+        onFailure: (worker, error) => {
+          this.fail(worker, error);
+        },
       },
-      onGuestEvent: (event) => {
-        this.panicked = true;
-        const what = event === 'panicked' ? 'the guest panicked' : 'the guest panicked, and goes into its crash kernel';
-        this.log('error', 'vmm', what);
-        this.onEvent({ type: event });
-      },
-      onOutcome: (outcome) => {
-        this.handleOutcome(outcome);
-      },
-      onFailure: (worker, error) => {
-        this.fail(worker, error);
-      },
-    });
+    );
   }
 
   private handleOutcome(outcome: VcpuOutcome): void {
@@ -451,6 +495,20 @@ export class Vm {
     memory.clear();
     const next = this.buildMachine(this.vcpuThreads);
     this.startMachine(next.machine, next.boot);
+  }
+
+  /** Runs one change of state after the other. */
+  private async exclusively<T>(change: () => Promise<T>): Promise<T> {
+    const before = this.lastChange;
+    const run = (async () => {
+      await before;
+      return change();
+    })();
+    this.lastChange = run.then(
+      () => undefined,
+      () => undefined,
+    );
+    return run;
   }
 
   /** A method, since the state changes while one waits. */
@@ -538,6 +596,15 @@ export class Vm {
 /** Crashes and failures say more than the panic before them. */
 function withPanic(exit: VmExit): VmExit {
   return exit.reason === 'crash' || exit.reason === 'failure' ? exit : { ...exit, panicked: true };
+}
+
+function notRunning(what: string, cause?: unknown): VmError {
+  return new VmError(
+    'NOT_RUNNING',
+    `a VM that does not run cannot ${what}`,
+    'start it first, or make a new one',
+    cause,
+  );
 }
 
 /** Ends threads that no machine has taken. Returns the names of those that did not end in time. */

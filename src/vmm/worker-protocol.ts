@@ -12,6 +12,8 @@ import type { MemoryMap } from '../platform/guest-memory.js';
 import type { Fd } from '../platform/units.js';
 import type { DeviceSettings } from './device-kinds.js';
 import type { CpuidEntry } from './kvm/system.js';
+import type { BackendState } from './mmio-backend.js';
+import type { VcpuSnapshot } from './snapshot/vcpu.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 import type { WatchdogHandles } from './watchdog.js';
 
@@ -54,6 +56,15 @@ export interface PortHandles {
   readonly pvpanic: boolean;
 }
 
+/** Where a vCPU begins. */
+export type VcpuBegin =
+  /** At the guest's first instruction: the boot processor. */
+  | { readonly kind: 'boot'; readonly boot: BootState }
+  /** Out of reset, waiting to be woken by the boot processor. */
+  | { readonly kind: 'wait' }
+  /** Where a saved one was, `elapsedNs` ago. */
+  | { readonly kind: 'restore'; readonly state: VcpuSnapshot; readonly elapsedNs: bigint };
+
 /** The one message a vCPU worker gets: everything it needs to run to the end. */
 export interface VcpuStart {
   readonly index: number;
@@ -64,8 +75,7 @@ export interface VcpuStart {
   readonly vmFd: Fd;
   readonly mmapSize: number;
   readonly cpuid: readonly CpuidEntry[];
-  /** How the boot processor begins; undefined for the others, which wait to be woken by it. */
-  readonly boot: BootState | undefined;
+  readonly begin: VcpuBegin;
   readonly control: SharedArrayBuffer;
   readonly devices: readonly MmioDeviceHandles[];
   readonly ports: PortHandles;
@@ -79,6 +89,9 @@ export type VcpuMessage =
   /** About to enter the guest. Milliseconds since the epoch: when the worker's modules were loaded, and now. */
   | { readonly type: 'running'; readonly modulesLoaded: number; readonly entering: number }
   | { readonly type: 'event'; readonly event: GuestEvent }
+  /** Outside the guest by the order of that name, until it is told to run again. */
+  | { readonly type: 'parked'; readonly order: number }
+  | { readonly type: 'state'; readonly state: VcpuSnapshot }
   | { readonly type: 'outcome'; readonly outcome: VcpuOutcome }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };
 
@@ -89,6 +102,8 @@ export interface DeviceStart {
   readonly settings: DeviceSettings;
   /** A Float64Array as long as the kind has counters. */
   readonly counters: SharedArrayBuffer;
+  /** What a saved device was doing, if it goes on from there. */
+  readonly restored?: BackendState;
 }
 
 /** The one message an I/O worker gets. */
@@ -106,16 +121,22 @@ export interface IoStart {
   readonly commandEvent: Fd;
 }
 
-/** For a device while the worker runs. */
-export interface IoCommand {
-  /** The device's place in `IoStart.devices`. */
-  readonly device: number;
-  readonly command: DeviceCommand;
-}
+/** For an I/O worker while it runs. */
+export type IoCommand =
+  /** `device` is the device's place in `IoStart.devices`. */
+  | { readonly type: 'device'; readonly device: number; readonly command: DeviceCommand }
+  /** To touch no ring and no host resource until `resume`; answered with `paused`. */
+  | { readonly type: 'pause' }
+  /** Only when paused; answered with `state`. */
+  | { readonly type: 'save' }
+  | { readonly type: 'resume' };
 
 /** From an I/O worker. After `stopped` it ends by itself. */
 export type IoMessage =
   | { readonly type: 'running' }
   | { readonly type: 'log'; readonly level: LogLevel; readonly component: string; readonly message: string }
+  | { readonly type: 'paused' }
+  /** In the order of `IoStart.devices`. */
+  | { readonly type: 'state'; readonly devices: readonly BackendState[] }
   | { readonly type: 'stopped' }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };

@@ -58,6 +58,11 @@ export class WorkerThread<S, M> {
     this.worker.postMessage(message, transfer);
   }
 
+  /** Leaves a message that the thread reads by itself, outside its event loop. */
+  post(message: unknown): void {
+    this.worker.postMessage(message);
+  }
+
   /**
    * Waits for the thread's end, calling `kick` again and again to take it out of a blocking call. Returns whether it
    * ended in time.

@@ -87,6 +87,9 @@ export type DeviceCommand =
   /** The guest is asked for new statistics; the counters have them when it has answered. */
   | { readonly type: 'refresh-balloon-statistics' };
 
+/** What a device keeps over a snapshot beside its queues and its configuration space. */
+export type DeviceState = Readonly<Record<string, number | string | boolean>>;
+
 /** A device as its I/O worker drives it. Every method runs on that worker and returns soon. */
 export interface VirtioDevice {
   /** The driver is ready. All queues are looked at once, since a kick may have come before. */
@@ -98,6 +101,15 @@ export interface VirtioDevice {
   /** The driver wrote to a writable field of the configuration space; `config` is the live space. */
   configWritten?(config: Uint8Array): void;
   command?(command: DeviceCommand): void;
+  /**
+   * The machine is being paused: puts back (`SplitQueue.unpop`) or completes every chain it holds, so that the queues'
+   * positions say all there is to know of them. It goes on by itself at the next notification, timer or descriptor.
+   */
+  quiesce?(): void;
+  /** After `quiesce`: what else a saved device has to keep. Plain JSON. */
+  save?(): DeviceState;
+  /** After `activate`: goes on from `state` in a restored machine. Throws Error for a state that cannot be. */
+  restore?(state: DeviceState): void;
   /** Releases everything the device owns. */
   close(): void;
 }

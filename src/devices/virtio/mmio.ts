@@ -143,6 +143,23 @@ export function createMmioPage(identity: MmioDeviceIdentity): SharedArrayBuffer 
   return page;
 }
 
+/**
+ * Puts the registers of a saved page into that of a device with the same identity. What is fixed about a device stays as
+ * it is here, and nobody is waiting for a request.
+ */
+export function restoreMmioPage(page: SharedArrayBuffer, saved: Uint8Array): void {
+  const words = new Int32Array(page);
+  const savedWords = new Int32Array(saved.slice().buffer);
+  const fixed = new Set([LOCK, REQUEST, DEVICE_ID, DEVICE_FEATURES, DEVICE_FEATURES + 1, QUEUE_COUNT, CONFIG_BYTES]);
+  for (let word = 0; word < QUEUES; word++) if (!fixed.has(word)) words[word] = savedWords[word];
+  for (let index = 0; index < words[QUEUE_COUNT]; index++) {
+    const queue = QUEUES + index * QUEUE_WORDS;
+    for (let word = QUEUE_NUM; word < QUEUE_WORDS; word++) words[queue + word] = savedWords[queue + word];
+  }
+  const configBytes = words[CONFIG_BYTES];
+  new Uint8Array(page, CONFIG_OFFSET, configBytes).set(saved.subarray(CONFIG_OFFSET, CONFIG_OFFSET + configBytes));
+}
+
 /** The registers of one device as the driver sees them. One instance per vCPU thread over the same page. */
 export class MmioRegisters {
   private readonly words: Int32Array;

@@ -58,6 +58,14 @@ export interface QueueLayout {
   readonly usedRing: number;
 }
 
+/** How far a device has come in a queue: both indices run free modulo 2^16. */
+export interface QueuePosition {
+  /** The next available entry to take. */
+  readonly avail: number;
+  /** The next used entry to write. */
+  readonly used: number;
+}
+
 export interface QueueFeatures {
   readonly eventIdx: boolean;
   readonly indirect: boolean;
@@ -96,8 +104,8 @@ export class SplitQueue {
   /** What the driver can see: the used index last published. */
   private publishedUsed = 0;
 
-  /** Throws QueueLayoutError when the size is no power of two, an address is misaligned, or a ring is not in RAM. */
-  constructor(memory: GuestMemory, layout: QueueLayout, features: QueueFeatures) {
+  /** `position` is where a saved device was. Throws QueueLayoutError when the size is no power of two, an address is misaligned, or a ring is not in RAM. */
+  constructor(memory: GuestMemory, layout: QueueLayout, features: QueueFeatures, position?: QueuePosition) {
     const { size, descriptorTable, availableRing, usedRing } = layout;
     if (size === 0 || size > MAX_QUEUE_SIZE || (size & (size - 1)) !== 0) {
       throw new QueueLayoutError(`queue size ${size} is not a power of two up to ${MAX_QUEUE_SIZE}`);
@@ -106,6 +114,12 @@ export class SplitQueue {
     checkAligned('available ring', availableRing, 2);
     checkAligned('used ring', usedRing, 4);
     this.memory = memory;
+    if (position !== undefined) {
+      this.nextAvail = position.avail & INDEX_MASK;
+      this.knownAvail = this.nextAvail;
+      this.nextUsed = position.used & INDEX_MASK;
+      this.publishedUsed = this.nextUsed;
+    }
     this.size = size;
     this.mask = size - 1;
     this.eventIdx = features.eventIdx;
@@ -151,9 +165,14 @@ export class SplitQueue {
     return chain.readableBytes + chain.writableBytes > MAX_CHAIN_BYTES ? BAD_CHAIN : CHAIN;
   }
 
-  /** Puts the chain popped last back, unused: the next `pop` takes it again. */
-  unpop(): void {
-    this.nextAvail = (this.nextAvail - 1) & INDEX_MASK;
+  /** Puts the chains popped last back, unused: the next `pop` takes them again. */
+  unpop(count = 1): void {
+    this.nextAvail = (this.nextAvail - count) & INDEX_MASK;
+  }
+
+  /** Where the device is in the queue. Chains that it holds must be used or put back first, entries published. */
+  get position(): QueuePosition {
+    return { avail: this.nextAvail, used: this.nextUsed };
   }
 
   /** Stages a used entry: `written` bytes were written into the chain that starts at `head`. */

@@ -83,7 +83,7 @@ export class KvmVcpu {
   /** The values of those of `indices` that KVM lets be read. */
   getMsrs(indices: readonly number[]): MsrValue[] {
     const values: MsrValue[] = [];
-    for (let done = 0; done < indices.length; ) {
+    for (let done = 0; done < indices.length;) {
       const rest = indices.slice(done);
       const buffer = new NativeBuffer(MSRS_HEADER_SIZE + rest.length * MSR_ENTRY.SIZE);
       buffer.setU32(0, rest.length);

@@ -53,13 +53,16 @@ export interface VcpuSnapshot {
 
 const MSR_IA32_TSC = 0x10;
 const MSR_IA32_TSC_DEADLINE = 0x6e0;
-const MSR_MTRR_DEF_TYPE = 0x2ff;
 
-/** Takes the state of `vcpu`. `msrIndices` are those that KVM knows; `xsaveSize` is KVM_CAP_XSAVE2's answer. Throws SysError. */
-export function saveVcpu(
-  vcpu: KvmVcpu,
-  known: { readonly cpuid: readonly CpuidEntry[]; readonly msrIndices: readonly number[]; readonly xsaveSize: number },
-): VcpuSnapshot {
+/** What saving needs to know of this host's KVM. */
+export interface SaveRequest {
+  readonly msrIndices: readonly number[];
+  /** Bytes of the XSAVE area: KVM_CAP_XSAVE2's answer. */
+  readonly xsaveSize: number;
+}
+
+/** Takes the state of `vcpu`, whose CPUID is `cpuid`. Throws SysError. */
+export function saveVcpu(vcpu: KvmVcpu, cpuid: readonly CpuidEntry[], known: SaveRequest): VcpuSnapshot {
   const wide = known.xsaveSize > XSAVE_SIZE;
   // The multiprocessor state first: KVM takes pending INIT and SIPI into account when it is read.
   const mpState = vcpu.get(KVM_GET_MP_STATE, MP_STATE_SIZE, 'KVM_GET_MP_STATE').u32(0);
@@ -78,7 +81,7 @@ export function saveVcpu(
     events: vcpu.get(KVM_GET_VCPU_EVENTS, VCPU_EVENTS_SIZE, 'KVM_GET_VCPU_EVENTS').bytes,
     tscKhz: vcpu.tscKhz(),
     msrs: vcpu.getMsrs(known.msrIndices),
-    cpuid: known.cpuid,
+    cpuid,
   };
 }
 
@@ -115,18 +118,12 @@ function restoreMsrs(vcpu: KvmVcpu, { msrs, tscKhz }: VcpuSnapshot, elapsedNs: b
       const refused = vcpu.setMsrs(rest);
       if (refused === undefined) break;
       // KVM lists some that may be read and not written; what they hold is then what they held.
-      if (!isReadOnlyHere(vcpu, refused)) {
+      if (vcpu.getMsrs([refused.index]).at(0)?.data !== refused.data) {
         throw new Error(`KVM refuses to set MSR ${hex(refused.index)} to ${hex(refused.data)}`);
       }
       rest = rest.slice(rest.indexOf(refused) + 1);
     }
   }
-}
-
-function isReadOnlyHere(vcpu: KvmVcpu, refused: MsrValue): boolean {
-  if (refused.index === MSR_MTRR_DEF_TYPE) return false;
-  const [present] = vcpu.getMsrs([refused.index]);
-  return present !== undefined && present.data === refused.data;
 }
 
 function native(bytes: Uint8Array): NativeBuffer {
