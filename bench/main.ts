@@ -1,11 +1,12 @@
 // `npm run bench -- NAME [--json FILE]`: runs one benchmark, or all of them in turn.
 
+import { block } from './block.js';
 import { exits } from './exits.js';
 import { runBench, type Bench } from './harness.js';
 import { start } from './start.js';
 import { vsock } from './vsock.js';
 
-const BENCHES: readonly Bench[] = [exits, start, vsock];
+const BENCHES: readonly Bench[] = [block, exits, start, vsock];
 
 const USAGE = `usage: npm run bench -- NAME [--json FILE]
 
