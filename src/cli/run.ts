@@ -17,9 +17,14 @@ export interface RunnableVm {
   readonly builtInGuest: boolean;
   readonly exited: Promise<VmEnd>;
   readonly console: { write(bytes: Uint8Array): Promise<void> | void };
+  /** Each console, with the path of its pseudo-terminal or socket. */
+  readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
   start(): Promise<void>;
   stop(): Promise<void>;
 }
+
+/** The consoles of a machine, as the configuration calls them. */
+export type ConsoleSection = 'serial' | 'console' | 'debug_console';
 
 export type CreateVm = (config: VmConfig, options: { log: LogFunction }) => Promise<RunnableVm>;
 
@@ -45,6 +50,7 @@ export async function runVm(config: VmConfig, createVm: CreateVm, log: LogFuncti
     ending.setVm(vm);
     const onTerminal = config.serial.mode === 'Tty' || config.console.mode === 'Tty';
     const typesInto = onTerminal && host.stdin.isTTY === true;
+    for (const line of pseudoTerminals(config, vm)) host.say(line);
     if (vm.builtInGuest) for (const hint of builtInGuestHints(config, typesInto)) host.say(hint);
     const terminal = onTerminal ? attachTerminal(vm, host, ending) : undefined;
     try {
@@ -59,6 +65,15 @@ export async function runVm(config: VmConfig, createVm: CreateVm, log: LogFuncti
   } finally {
     ending.close();
   }
+}
+
+/** Where pseudo-terminals are, which the kernel has chosen: nobody can know otherwise. */
+function pseudoTerminals(config: VmConfig, vm: RunnableVm): string[] {
+  return (['serial', 'console', 'debug_console'] as const).flatMap((section) => {
+    const path = vm.consoles[section]?.path;
+    const isPty = config[section]?.mode === 'Pty' && path !== undefined;
+    return isPty ? [`--${section.replace('_', '-')} is at ${path}`] : [];
+  });
 }
 
 function attachTerminal(vm: RunnableVm, host: Host, ending: Ending): Terminal {

@@ -246,7 +246,7 @@ class Conversion {
     const [rx, tx] = [rx_rate_limiter, tx_rate_limiter].map((limiter) => JSON.stringify(limiter ?? {}));
     if (rx !== tx) {
       const which = rx_rate_limiter === undefined ? 'tx_rate_limiter' : 'rx_rate_limiter';
-      this.note(`network-interfaces[${index}]`, `a card has one rate limit for both directions: ${which} is taken`);
+      this.note(`network-interfaces[${index}]`, `both directions have the same rate limit: ${which} is taken`);
     }
     return {
       tap,

@@ -62,7 +62,7 @@ export interface PayloadConfig {
 
 /**
  * Where a console goes: this terminal (both ways), nowhere, not there at all, a file (output only), a pseudo-terminal
- * (both ways, its path is in the log), or a Unix socket (both ways, one client at a time).
+ * (both ways; the command prints its path), or a Unix socket (both ways, one client at a time).
  */
 export type ConsoleMode = 'Tty' | 'Null' | 'Off' | 'File' | 'Pty' | 'Socket';
 
@@ -123,8 +123,9 @@ export interface DiskConfig {
 export interface NetConfig {
   /** Name of the tap. Absent: the kernel chooses one. One that does not exist is created and goes with the VM. */
   readonly tap?: string;
-  /** IPv4 address of the tap on the host. */
+  /** IPv4 address of the tap on the host. Absent: what it has. */
   readonly ip?: string;
+  /** Absent: 255.255.255.0 where there is an address. */
   readonly mask?: string;
   /** The guest's address, six bytes in hexadecimal. Absent: random. */
   readonly mac?: string;

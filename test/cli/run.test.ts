@@ -34,6 +34,11 @@ class FakeVm {
   readonly exited: Promise<VmEnd>;
   readonly typed: string[] = [];
   readonly console = { write: (bytes: Uint8Array): void => void this.typed.push(Buffer.from(bytes).toString()) };
+  readonly consoles = {
+    serial: { path: '/dev/pts/98' },
+    console: { path: '/tmp/socket' },
+    debug_console: { path: '/dev/pts/99' },
+  };
   readonly end: (end: VmEnd) => void;
   started = false;
   stops = 0;
@@ -81,6 +86,19 @@ async function begin({ config = DEFAULT_VM_CONFIG, builtInGuest = true } = {}) {
 }
 
 describe('the end of a run', () => {
+  test('says where pseudo-terminals are, and nothing of other consoles', async () => {
+    const config: VmConfig = {
+      ...DEFAULT_VM_CONFIG,
+      serial: { mode: 'Pty' },
+      console: { mode: 'Socket', socket: '/tmp/socket' },
+      debug_console: { mode: 'Pty' },
+    };
+    const { host, vm, status } = await begin({ config, builtInGuest: false });
+    expect(host.said).toEqual(['--serial is at /dev/pts/98', '--debug-console is at /dev/pts/99']);
+    vm.end({ reason: 'shutdown' });
+    await status;
+  });
+
   test.each<[VmEnd, number]>([
     [{ reason: 'shutdown' }, 0],
     [{ reason: 'reset' }, 0],

@@ -77,7 +77,7 @@ describe("Firecracker's configuration", () => {
       'fc.json: logger: left out: use --log-file and -v',
       expect.stringContaining('fc.json: mmds-config: left out: there is no metadata service'),
       expect.stringContaining('fc.json: drives[0].cache_type: Unsafe is left out'),
-      expect.stringContaining('fc.json: network-interfaces[0]: a card has one rate limit for both directions'),
+      expect.stringContaining('fc.json: network-interfaces[0]: both directions have the same rate limit'),
       expect.stringContaining('fc.json: pmem[0].read_only: the guest may write'),
     ]);
   });

@@ -15,7 +15,7 @@ function consoleKeys(section: 'serial' | 'console', device: string) {
     tty: word(`${section}.mode`, 'This terminal, or whatever stdin and stdout are'),
     null: word(`${section}.mode`, `The ${device} is there; output is thrown away`),
     off: word(`${section}.mode`, `There is no ${device}`),
-    pty: word(`${section}.mode`, 'A pseudo-terminal; its path is in the log'),
+    pty: word(`${section}.mode`, 'A pseudo-terminal; its path is printed at the start'),
     file: optional(path, `${section}.file`, 'Output goes to a file'),
     socket: optional(path, `${section}.socket`, 'A Unix socket that takes one client at a time'),
   };
@@ -62,7 +62,7 @@ export const CONSOLE_OPTIONS: readonly OptionSpec[] = [
       tty: word('debug_console.mode', 'Standard output'),
       null: word('debug_console.mode', 'The port is there; output is thrown away'),
       off: word('debug_console.mode', 'There is no port'),
-      pty: word('debug_console.mode', 'A pseudo-terminal; its path is in the log'),
+      pty: word('debug_console.mode', 'A pseudo-terminal; its path is printed at the start'),
       file: optional(path, 'debug_console.file', 'Output goes to a file'),
       iobase: optional(port, 'debug_console.iobase', 'The port, in hexadecimal (0xe9)'),
     },
