@@ -23,7 +23,6 @@ export interface VirtioMmioPlacement {
 }
 
 /**
-/**
  * Whether a kernel with this command line takes its devices from ACPI: all do but those told `acpi=off`, which a later
  * `acpi=force` takes back. Only what is before `--` counts, as the rest belongs to init.
  */
