@@ -51,6 +51,7 @@ export class Metadata {
   private isCorrupt = false;
   private isPrepared = false;
   private readonly log: ImageLog;
+  private readonly featureWord = new NativeBuffer(format.TABLE_ENTRY_SIZE);
   private freedFirst = 0;
   private freedCount = 0;
   private readonly clusterFreed = (cluster: number): void => this.noteFreed(cluster);
@@ -215,7 +216,7 @@ export class Metadata {
 
   /** Replaces a feature word of the header, durably; no feature that we set has a bit above 31. Returns 0 or -errno. */
   private writeFeatures(offset: number, low: number): number {
-    const word = new NativeBuffer(format.TABLE_ENTRY_SIZE);
+    const { featureWord: word } = this;
     word.view.setUint32(4, low);
     const result = this.file.write(word.address, word.byteLength, offset);
     return result === 0 ? this.file.flush() : result;

@@ -10,7 +10,7 @@
 
 import { EIO, ENOSPC } from '../../../platform/errno.js';
 import { NativeBuffer } from '../../../platform/native-buffer.js';
-import { TWO_POW_32 } from '../../../platform/units.js';
+import { PAGE_SIZE, TWO_POW_32 } from '../../../platform/units.js';
 import type { ClusterSet } from './cluster-set.js';
 import {
   MAX_HOST_OFFSET,
@@ -22,7 +22,7 @@ import {
 import type { QcowHeader } from './header.js';
 import type { ImageFile } from './image-file.js';
 import { BAD_OFFSET, PointerTable } from './pointer-table.js';
-import { MAX_SLICE_SIZE, SliceCache } from './slice-cache.js';
+import { SliceCache } from './slice-cache.js';
 
 /** 256 KiB: with clusters of 64 KiB, the counts of 8 GiB. */
 const CACHE_SLICES = 64;
@@ -85,6 +85,10 @@ export class Refcounts {
   private readonly entriesPerSlice: number;
   private readonly cache: SliceCache;
   private table: PointerTable;
+  /** A slice of a refcount block while it is made. */
+  private readonly newSlice: NativeBuffer;
+  /** What the header says of the refcount table: its offset, then how many clusters it takes. */
+  private readonly tableReference = new NativeBuffer(REFCOUNT_TABLE_CLUSTERS_OFFSET + 4 - REFCOUNT_TABLE_OFFSET_OFFSET);
   /** No cluster below this one is free. */
   private lowestFree = 0;
 
@@ -99,6 +103,7 @@ export class Refcounts {
     this.clusterSize = 2 ** header.clusterBits;
     this.order = header.refcountOrder;
     this.cache = new SliceCache(file, this.clusterSize, CACHE_SLICES);
+    this.newSlice = new NativeBuffer(this.cache.sliceSize, PAGE_SIZE);
     this.entriesPerBlock = (this.clusterSize * 8) / 2 ** this.order;
     this.entriesPerSlice = (this.cache.sliceSize * 8) / 2 ** this.order;
     const entries = (header.refcountTableClusters * this.clusterSize) / TABLE_ENTRY_SIZE;
@@ -260,7 +265,7 @@ export class Refcounts {
   private switchTable(table: PointerTable, blocks: number): number {
     const { clusterSize, table: old } = this;
     const tableClusters = (table.length * TABLE_ENTRY_SIZE) / clusterSize;
-    const reference = new NativeBuffer(REFCOUNT_TABLE_CLUSTERS_OFFSET + 4 - REFCOUNT_TABLE_OFFSET_OFFSET);
+    const { tableReference: reference } = this;
     reference.view.setUint32(0, Math.floor(table.offset / TWO_POW_32));
     reference.view.setUint32(4, table.offset % TWO_POW_32);
     reference.view.setUint32(REFCOUNT_TABLE_CLUSTERS_OFFSET - REFCOUNT_TABLE_OFFSET_OFFSET, tableClusters);
@@ -286,10 +291,16 @@ export class Refcounts {
     cache.forget(offset, clusterSize);
     const result = this.file.writeZeroes(offset, clusterSize);
     if (result < 0) return result;
-    const bytes = Math.ceil(counted / this.entriesPerSlice) * cache.sliceSize;
-    const entries = new NativeBuffer(bytes, MAX_SLICE_SIZE);
-    for (let index = 0; index < counted; index++) writeRefcount(entries.view, 0, this.order, index, 1);
-    return this.file.write(entries.address, bytes, offset);
+    const { newSlice } = this;
+    for (let done = 0; done < counted; done += this.entriesPerSlice) {
+      newSlice.bytes.fill(0);
+      const taken = Math.min(counted - done, this.entriesPerSlice);
+      for (let index = 0; index < taken; index++) writeRefcount(newSlice.view, 0, this.order, index, 1);
+      const at = offset + (done / this.entriesPerSlice) * cache.sliceSize;
+      const written = this.file.write(newSlice.address, cache.sliceSize, at);
+      if (written < 0) return written;
+    }
+    return 0;
   }
 
   private loadSlice(cluster: number): number {

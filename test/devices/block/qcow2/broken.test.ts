@@ -16,7 +16,8 @@ import {
   SNAPSHOT_TABLE,
   type ImageBytes,
 } from './handmade.js';
-import { checkImage, contentsByQemu, describeQemu, Workplace, type Disk } from './support.js';
+import { checkImage, contentsByQemu, describeQemu } from './qemu.js';
+import { Workplace, type Disk } from './workplace.js';
 
 const EIO = 'writev: -5';
 const COPIED = 1n << 63n;

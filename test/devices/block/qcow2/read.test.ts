@@ -3,7 +3,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Random } from '../../../support/random.js';
-import { contentsByQemu, describeQemu, qemuImg, qemuIo, Workplace } from './support.js';
+import { contentsByQemu, describeQemu, qemuImg, qemuIo } from './qemu.js';
+import { Workplace } from './workplace.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -3,7 +3,8 @@
 import { copyFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { checkImage, contentsByQemu, describeQemu, qemuImg, qemuIo, Workplace, type Disk } from './support.js';
+import { checkImage, contentsByQemu, describeQemu, qemuImg, qemuIo } from './qemu.js';
+import { Workplace, type Disk } from './workplace.js';
 
 const SECTOR = 512;
 const KIB = 1024;

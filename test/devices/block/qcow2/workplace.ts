@@ -1,10 +1,8 @@
-// For tests of qcow2 images: QEMU's tools as the measure, and images driven without a device.
+// For tests of qcow2 images: images driven without a device. Not only for Jest: crash-writer.ts uses it, too.
 
-import { execFileSync, spawnSync } from 'node:child_process';
-import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, test } from '@jest/globals';
 import type { DiskImage } from '../../../../src/devices/block/disk-image.js';
 import { openImage } from '../../../../src/devices/block/images.js';
 import { openChain } from '../../../../src/devices/block/qcow2/chain.js';
@@ -12,58 +10,6 @@ import type { HostFileSettings } from '../../../../src/devices/block/settings.js
 import { IovecArray } from '../../../../src/platform/iovec.js';
 import { NativeBuffer } from '../../../../src/platform/native-buffer.js';
 import type { Fd } from '../../../../src/platform/units.js';
-
-const requireAll = process.env['CI'] === 'true' || process.env['TSVMM_REQUIRE_ALL'] === '1';
-
-/** `describe` for tests that need qemu-img and qemu-io (package qemu-utils). */
-export function describeQemu(name: string, body: () => void): void {
-  if (spawnSync('qemu-img', ['--version']).status === 0) describe(name, body);
-  else if (requireAll) {
-    describe(name, () => {
-      test('qemu-img is there', () => {
-        throw new Error('qemu-img is needed here (package qemu-utils)');
-      });
-    });
-  } else describe.skip(`${name} (skipped: there is no qemu-img; package qemu-utils)`, body);
-}
-
-/** Runs qemu-img; an exception has what it said. */
-export function qemuImg(...args: string[]): string {
-  return execFileSync('qemu-img', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-}
-
-/** Runs commands of qemu-io on an image. */
-export function qemuIo(path: string, ...commands: string[]): void {
-  const args = commands.flatMap((command) => ['-c', command]);
-  execFileSync('qemu-io', ['-f', 'qcow2', ...args, path], { stdio: ['ignore', 'pipe', 'pipe'] });
-}
-
-/** What the guest would read, by QEMU. */
-export function contentsByQemu(path: string, name: string, ...args: string[]): Buffer {
-  const raw = `${path}.${name}.raw`;
-  qemuImg('convert', '-f', 'qcow2', '-O', 'raw', ...args, path, raw);
-  try {
-    return readFileSync(raw);
-  } finally {
-    rmSync(raw);
-  }
-}
-
-interface CheckResult {
-  readonly corruptions?: number;
-  readonly leaks?: number;
-  readonly 'check-errors': number;
-}
-
-/** What qemu-img check finds. */
-export function checkImage(path: string): { readonly corruptions: number; readonly leaks: number } {
-  const { stdout, stderr } = spawnSync('qemu-img', ['check', '--output=json', '-f', 'qcow2', path], {
-    encoding: 'utf8',
-  });
-  if (stdout === '') throw new Error(`qemu-img check ${path}: ${stderr}`);
-  const { corruptions = 0, leaks = 0, 'check-errors': errors } = JSON.parse(stdout) as CheckResult;
-  return { corruptions: corruptions + errors, leaks };
-}
 
 /** A directory and open files that go with the test. */
 export class Workplace {
@@ -78,6 +24,12 @@ export class Workplace {
     const fd = openSync(path, readOnly ? 'r' : 'r+');
     this.fds.push(fd);
     return { fd: fd as Fd, path, size: fstatSync(fd).size, readOnly, alignment: 1, isBlockDevice: false };
+  }
+
+  /** Makes an empty file. */
+  create(name: string): HostFileSettings {
+    writeFileSync(this.path(name), '');
+    return this.open(this.path(name));
   }
 
   /** Opens an image and what is behind it, as the two threads do. */
@@ -109,6 +61,8 @@ export class Disk {
   readonly size: number;
   private readonly image: DiskImage;
   private readonly vector = new IovecArray();
+  /** Keeps the memory of the request alive: its vector is only numbers to the garbage collector. */
+  private memory = new NativeBuffer(0);
 
   constructor(image: DiskImage) {
     this.image = image;
@@ -152,9 +106,10 @@ export class Disk {
   }
 
   private pieces(memory: NativeBuffer): IovecArray {
+    this.memory = memory;
     this.vector.clear();
     const piece = Math.max(PIECE, Math.ceil(memory.byteLength / this.vector.capacity / 512) * 512);
-    for (let at = 0; at < memory.byteLength; at += piece) {
+    for (let at = 0; at < this.memory.byteLength; at += piece) {
       this.vector.add(memory.address + at, Math.min(piece, memory.byteLength - at));
     }
     return this.vector;
