@@ -6,7 +6,8 @@
 // the host, and with them everything else in this thread; a batch is small for that reason. Requests of a queue are
 // carried out in the order in which they came.
 //
-// Left out: geometry, secure erase, zones, lifetime, and changing the size while the guest runs.
+// Left out: geometry, secure erase, zones, lifetime, and changing the size while the guest runs. A saved device does not
+// keep the tokens of its rate limits: a restored one starts with full buckets.
 
 import { errnoName } from '../../platform/errno.js';
 import type { EventLoop, Poller } from '../../platform/event-loop.js';
@@ -20,6 +21,7 @@ import {
   type DeviceContext,
   type DeviceInterrupt,
   type DeviceLogLevel,
+  type DeviceState,
   type VirtioDevice,
 } from '../virtio/device.js';
 import { BAD_CHAIN, BROKEN, EMPTY, type SplitQueue } from '../virtio/queue.js';
@@ -185,6 +187,21 @@ export class BlockDevice implements VirtioDevice, Poller {
     let pending = false;
     for (const queue of driver.queues) if (queue.armNotifications()) pending = true;
     return pending;
+  }
+
+  /** No request is under way between two passes; what the image holds back goes to the disk with the rest. */
+  quiesce(): void {
+    this.flush();
+  }
+
+  save(): DeviceState {
+    return { writeback: this.writeback };
+  }
+
+  restore({ writeback }: DeviceState): void {
+    if (typeof writeback !== 'boolean') throw new Error('the saved state of a disk has no cache mode');
+    this.writeback = writeback;
+    this.chooseCacheMode();
   }
 
   close(): void {

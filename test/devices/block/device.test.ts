@@ -413,6 +413,20 @@ describe('cache modes', () => {
     expect(image.takeCalls()).toEqual(['write 0+512']);
   });
 
+  test('pausing flushes, and the cache mode is kept over a snapshot', () => {
+    const { image, guest } = guestWith();
+    guest.do(WRITE);
+    guest.device.quiesce();
+    expect(image.durable).toEqual(image.bytes);
+    guest.setWriteback(false);
+    const state = guest.device.save();
+    const other = guestWith();
+    other.guest.device.restore(JSON.parse(JSON.stringify(state)) as typeof state);
+    other.guest.do(WRITE);
+    expect(other.image.takeCalls()).toEqual(['write 0+512', 'flush']);
+    expect(() => other.guest.device.restore({})).toThrow(/cache mode/);
+  });
+
   test('a write that is not durable after all is an I/O error', () => {
     const { image, guest } = guestWith({ features: [] });
     image.failFlush = true;
