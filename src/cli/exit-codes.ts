@@ -14,7 +14,7 @@ export type EndingSignal = keyof typeof SIGNAL_EXITS;
 
 /** Exit status to meaning, in ascending order. */
 export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] = [
-  [EXIT_OK, 'the guest shut down, or reset itself with --no-reboot, or Ctrl-A x ended it'],
+  [EXIT_OK, 'the guest shut down, or rebooted with --no-reboot, or Ctrl-A x ended it'],
   [EXIT_INTERNAL, 'a failure inside tsvmm or of the host'],
   [EXIT_USAGE, 'a mistake in the options or in a file that they name'],
   [EXIT_KVM, 'KVM cannot be used: no /dev/kvm, no permission, something missing in it'],
