@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One end of a vsock connection, for tests in the guest: small enough that starting it is cheap.
+// One end of a vsock (or TCP) connection, for tests in the guest: small enough that starting it is cheap.
 //
 //   vsock-tool cid
 //   vsock-tool listen PORT ACTION [OPTION...]
 //   vsock-tool connect CID PORT ACTION [OPTION...]
+//   vsock-tool connect ADDRESS PORT ACTION tcp [OPTION...]
 //
 // Actions, what is done with a connection:
 //   sink        receive until the peer ends
@@ -13,6 +14,7 @@
 //
 // Options:
 //   seqpacket   SOCK_SEQPACKET in place of SOCK_STREAM
+//   tcp         TCP over IPv4 in place of vsock
 //   b=N         bytes per send, so the length of a SEQPACKET message (65536)
 //   seed=N      of the bytes that source sends (1); connection i of n uses N+i
 //   n=N         serve, or make, N connections at once, a process for each (1)
@@ -24,7 +26,7 @@
 //   max=N       receive N bytes at most, then close: with more on its way that is a reset
 //
 // What it prints. `vsock-tool: listening PORT` when a connect would succeed; per connection
-//   vsock-tool: peer=CID:PORT tx=BYTES txmsgs=N txsha=SHA256 rx=BYTES rxmsgs=N rxsha=SHA256 ms=N end=HOW
+//   vsock-tool: peer=CID-OR-ADDRESS:PORT tx=BYTES txmsgs=N txsha=SHA256 rx=BYTES rxmsgs=N rxsha=SHA256 ms=N end=HOW
 // where txsha and rxsha are left out when nothing went that way, txmsgs and rxmsgs count
 // completed sends and receives (messages, for SEQPACKET), and HOW is eof, max or errno-N. With
 // stdio the line goes to standard error. Status: 0 for eof and max, 1 usage or set-up, 2 any other end.
@@ -40,6 +42,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <linux/in.h>
 #include <linux/vm_sockets.h>
 
 #define CHUNK_MAX (1024 * 1024)
@@ -164,6 +167,30 @@ static u64 number(const char *text, int *bad)
 	return value;
 }
 
+static u16 swap16(u64 value)
+{
+	return (u16)(value << 8 | (value >> 8 & 0xff));
+}
+
+// The four bytes of a dotted address, in network order.
+static u32 ipv4(const char *text, int *bad)
+{
+	u32 address = 0;
+
+	for (unsigned i = 0; i < 4; i++) {
+		u32 byte = 0, digits = 0;
+
+		for (; *text >= '0' && *text <= '9'; text++, digits++)
+			byte = byte * 10 + (u32)(*text - '0');
+		*bad |= digits == 0 || digits > 3 || byte > 255 || *text != (i < 3 ? '.' : '\0');
+		if (*bad)
+			return 0;
+		text++;
+		address |= byte << (8 * i);
+	}
+	return address;
+}
+
 static char *put(char *to, const char *text)
 {
 	size_t n = length(text);
@@ -228,6 +255,7 @@ static struct options {
 	u64 max;
 	int shut;
 	int noshut;
+	int tcp;
 } opt = {.type = SOCK_STREAM, .chunk = 65536, .seed = 1, .count = 1, .max = ~0ull};
 
 static u8 tx_buffer[CHUNK_MAX];
@@ -272,9 +300,33 @@ static char *put_direction(char *to, const char *name, struct direction *d)
 	return to;
 }
 
+// Where a peer is, in either family.
+union address {
+	struct sockaddr_vm vm;
+	struct sockaddr_in in;
+};
+
+static u32 address_length(void)
+{
+	return opt.tcp ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_vm);
+}
+
+static char *put_address(char *to, const union address *address)
+{
+	if (!opt.tcp) {
+		to = put_number(to, address->vm.svm_cid);
+		return put_number(put(to, ":"), address->vm.svm_port);
+	}
+	for (unsigned i = 0; i < 4; i++) {
+		to = put_number(to, address->in.sin_addr.s_addr >> (8 * i) & 0xff);
+		*to++ = i < 3 ? '.' : ':';
+	}
+	return put_number(to, swap16(address->in.sin_port));
+}
+
 // Returns the program's status. Reads and writes without waiting, and polls only when neither is
 // possible: on the test machines a system call costs a millisecond.
-static int serve(int fd, u64 index, const struct sockaddr_vm *peer)
+static int serve(int fd, u64 index, const union address *peer)
 {
 	struct direction tx = {0}, rx = {0};
 	u64 started = now_ms();
@@ -391,8 +443,7 @@ static int serve(int fd, u64 index, const struct sockaddr_vm *peer)
 	}
 	sys1(__NR_close, fd);
 
-	to = put_number(put(to, "vsock-tool: peer="), peer->svm_cid);
-	to = put_number(put(to, ":"), peer->svm_port);
+	to = put_address(put(to, "vsock-tool: peer="), peer);
 	to = put_direction(to, "tx", &tx);
 	to = put_direction(to, "rx", &rx);
 	to = put_number(put(to, " ms="), now_ms() - started);
@@ -425,7 +476,7 @@ static int own_cid(void)
 
 static long new_socket(void)
 {
-	long fd = sys3(__NR_socket, AF_VSOCK, opt.type, 0);
+	long fd = sys3(__NR_socket, opt.tcp ? AF_INET : AF_VSOCK, opt.type, 0);
 
 	if (fd < 0)
 		fail("socket", fd);
@@ -469,6 +520,8 @@ static int parse(int argc, char **argv, int i)
 			opt.action = SOURCE, has_action = 1, opt.source_bytes = number(argv[++i], &bad);
 		else if (same(arg, "seqpacket"))
 			opt.type = SOCK_SEQPACKET;
+		else if (same(arg, "tcp"))
+			opt.tcp = 1;
 		else if (same(arg, "shut"))
 			opt.shut = 1;
 		else if (same(arg, "noshut"))
@@ -500,8 +553,8 @@ int program(int argc, char **argv, char **envp)
 	int connects = argc > 1 && same(argv[1], "connect");
 	int first = listens ? 3 : 4;
 	int bad = 0, worst = 0;
-	struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY};
-	u64 forked = 0;
+	union address address = {.vm = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY}};
+	u64 forked = 0, port;
 	long listener = -1, error;
 
 	(void)envp;
@@ -509,11 +562,18 @@ int program(int argc, char **argv, char **envp)
 		return own_cid();
 	if ((!listens && !connects) || argc <= first || !parse(argc, argv, first))
 		fail("usage: cid | listen PORT ACTION [OPTION...] | connect CID PORT ACTION [OPTION...]", 0);
-	if (connects)
-		address.svm_cid = (u32)number(argv[2], &bad);
-	address.svm_port = (u32)number(argv[first - 1], &bad);
+	port = number(argv[first - 1], &bad);
+	if (opt.tcp) {
+		address.in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = swap16(port)};
+		if (connects)
+			address.in.sin_addr.s_addr = ipv4(argv[2], &bad);
+	} else {
+		address.vm.svm_port = (u32)port;
+		if (connects)
+			address.vm.svm_cid = (u32)number(argv[2], &bad);
+	}
 	if (bad)
-		fail("not a number", 0);
+		fail("not a number, or not an address", 0);
 
 	// The signal's default action ends the program; the shell reports status 142.
 	if (opt.timeout_s > 0)
@@ -524,24 +584,24 @@ int program(int argc, char **argv, char **envp)
 		char *to = put(text, "vsock-tool: listening ");
 
 		listener = new_socket();
-		error = sys3(__NR_bind, listener, &address, sizeof(address));
+		error = sys3(__NR_bind, listener, &address, address_length());
 		if (error == 0)
 			error = sys2(__NR_listen, listener, opt.count);
 		if (error < 0)
 			fail("listen", error);
-		to = put_number(to, address.svm_port);
+		to = put_number(to, port);
 		*to++ = '\n';
 		write_all(opt.action == STDIO ? 2 : 1, text, (size_t)(to - text));
 	}
 	for (u64 i = 0; i < opt.count; i++) {
-		struct sockaddr_vm peer = address;
-		u32 peer_length = sizeof(peer);
+		union address peer = address;
+		u32 peer_length = address_length();
 		long fd = listens ? sys3(__NR_accept, listener, &peer, &peer_length) : new_socket();
 
 		if (fd < 0)
 			fail("accept", fd);
 		if (connects) {
-			error = sys3(__NR_connect, fd, &peer, sizeof(peer));
+			error = sys3(__NR_connect, fd, &peer, address_length());
 			if (error < 0)
 				fail("connect", error);
 		}

@@ -1,0 +1,81 @@
+// The network card of a Linux guest: ping and TCP both ways, with checksums, and what the device counted of it.
+//
+// The guest's kernel may be emulated instruction by instruction, so what counts is how much each of its passes through the
+// network stack carries: both ends leave segmentation to the other, and a segment is up to 64 KiB.
+
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { expect } from '@jest/globals';
+import type { NetConfig } from '../../../../src/config/vm-config.js';
+import { COMMAND_LIMIT_MS, type LinuxGuest } from '../../../support/linux-guest.js';
+import type { NetNamespace } from '../../../support/net-namespace.js';
+
+const HOST = '10.0.7.1';
+const GUEST = '10.0.7.2';
+const GUEST_PORT = 5000;
+
+/** The device that `checkNetwork` looks at; the VM has to be made in a network namespace: `namespace.enter(...)`. */
+export const NET_CONFIG: NetConfig = { tap: 'guest0', ip: HOST, mac: '52:54:00:00:07:02' };
+
+/** Addresses the guest's interface and tries everything. `bytes` go each way by TCP. */
+export async function checkNetwork(guest: LinuxGuest, namespace: NetNamespace, bytes: number): Promise<void> {
+  expect(await guest.run('read mac < /sys/class/net/eth0/address; echo $mac')).toBe(NET_CONFIG.mac);
+  await guest.run(`ifconfig eth0 ${GUEST} netmask 255.255.255.0 up`);
+  expect(await guest.run(`ping -c 2 -W 20 ${HOST}`)).toContain(', 0% packet loss');
+  expect(await pingFromHost(namespace)).toContain(', 0% packet loss');
+  await sendFromGuest(guest, namespace, bytes);
+  await sendToGuest(guest, namespace, bytes);
+}
+
+/** The guest sends; the host's checksum of what came is the one that the guest made. */
+export async function sendFromGuest(guest: LinuxGuest, namespace: NetNamespace, bytes: number): Promise<void> {
+  const server = createServer();
+  await namespace.enter(async () => {
+    server.listen(0);
+    await once(server, 'listening');
+  });
+  try {
+    const { port } = server.address() as AddressInfo;
+    const sum = (once(server, 'connection') as Promise<[Socket]>).then(async ([socket]) => {
+      const hash = createHash('sha256');
+      socket.on('data', (data: Buffer) => hash.update(data));
+      await once(socket, 'close');
+      return hash.digest('hex');
+    });
+    const report = await guest.run(`vsock-tool connect ${HOST} ${port} source ${bytes} tcp b=262144`);
+    expect(report).toContain(` tx=${bytes} `);
+    expect(report).toContain(`txsha=${await sum}`);
+  } finally {
+    server.close();
+  }
+}
+
+/** The host sends; the guest says what checksum it got. */
+export async function sendToGuest(guest: LinuxGuest, namespace: NetNamespace, bytes: number): Promise<void> {
+  const from = guest.console.text.length;
+  await guest.startUntil(`vsock-tool listen ${GUEST_PORT} sink tcp`, /vsock-tool: listening/);
+  const data = randomBytes(bytes);
+  const socket = await namespace.enter(async () => {
+    const connecting = connect(GUEST_PORT, GUEST);
+    await once(connecting, 'connect');
+    return connecting;
+  });
+  socket.end(data);
+  const report = await guest.finish(from);
+  socket.destroy();
+  expect(report).toContain(` rx=${bytes} `);
+  expect(report).toContain(`rxsha=${createHash('sha256').update(data).digest('hex')}`);
+  expect(report).toContain('end=eof');
+}
+
+async function pingFromHost(namespace: NetNamespace): Promise<string> {
+  const ping = namespace.spawn('busybox', 'ping', '-c', '2', '-W', '20', GUEST);
+  const timer = setTimeout(() => ping.kill(), COMMAND_LIMIT_MS);
+  let output = '';
+  ping.stdout.on('data', (data: Buffer) => (output += data.toString()));
+  ping.stderr.on('data', (data: Buffer) => (output += data.toString()));
+  await once(ping, 'close');
+  clearTimeout(timer);
+  return output;
+}
