@@ -1,5 +1,5 @@
-// Watches the addresses that a device hands to the kernel and to memcpy: all of them must be guest RAM, or the memory of
-// a ring that the device made for bytes that wait.
+// Watches the addresses that a device hands to the kernel and to memcpy: all of them must be guest RAM, the memory of
+// a ring that the device made for bytes that wait, or what else the test knows to be the device's own.
 //
 // The calls are wrapped where they are bound (the `libc` object), so what is checked is what the real call gets.
 
@@ -15,14 +15,16 @@ export class AddressGuard implements Disposable {
   /** How many entries were checked: a guard that sees nothing proves nothing. */
   checked = 0;
   private readonly ram: GuardedRam;
+  private readonly own: () => readonly NativeBuffer[];
   private readonly rings = new Map<number, number>();
   private readonly restore: () => void;
   /** The vector that the next call gets, and from where on. */
   private vector: IovecArray | undefined;
   private first = 0;
 
-  constructor(ram: GuardedRam) {
+  constructor(ram: GuardedRam, own: () => readonly NativeBuffer[] = () => []) {
     this.ram = ram;
+    this.own = own;
     const calls = libc as Calls;
     const { readv, writev, memcpy } = calls;
     // eslint-disable-next-line @typescript-eslint/unbound-method -- put back as it was, and called on its objects
@@ -85,6 +87,9 @@ export class AddressGuard implements Disposable {
     this.checked++;
     if (this.ram.holds(address, length)) return;
     for (const [start, size] of this.rings) if (address >= start && address + length <= start + size) return;
+    for (const memory of this.own()) {
+      if (address >= memory.address && address + length <= memory.address + memory.byteLength) return;
+    }
     throw new Error(`${what}: ${length} bytes at 0x${address.toString(16)} are neither guest RAM nor a ring`);
   }
 }

@@ -14,7 +14,7 @@ export const HIGH_BASE = 4 * GIB;
 export const HIGH_SIZE = 64 * KIB;
 
 const RING_SPACE = 0x1000;
-const MAX_RINGS = 4;
+const MAX_RINGS = 5;
 const TABLES = MAX_RINGS * RING_SPACE;
 const TABLE_SLOT = 1024;
 const TABLE_SLOTS = 32;
