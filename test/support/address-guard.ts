@@ -4,7 +4,7 @@
 // The calls are wrapped where they are bound (the `libc` object), so what is checked is what the real call gets.
 
 import { IovecArray } from '../../src/platform/iovec.js';
-import { libc } from '../../src/platform/libc.js';
+import { addressOf, libc } from '../../src/platform/libc.js';
 import type { NativeBuffer } from '../../src/platform/native-buffer.js';
 import { ByteRing, RingPool } from '../../src/vsock/byte-ring.js';
 import type { GuardedRam } from './guarded-ram.js';
@@ -65,6 +65,16 @@ export class AddressGuard implements Disposable {
 
   [Symbol.dispose](): void {
     this.restore();
+  }
+
+  /** Lets `memory` be handed over, too. */
+  allow(memory: SharedArrayBuffer): void {
+    this.rings.set(addressOf(new Uint8Array(memory)), memory.byteLength);
+  }
+
+  /** Takes back everything that was allowed. */
+  forget(): void {
+    this.rings.clear();
   }
 
   private addRing(ring: ByteRing): void {
