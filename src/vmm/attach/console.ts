@@ -45,7 +45,7 @@ export function attachConsole(config: ConsoleConfig, { resources, log }: AttachC
   );
   const settings: ConsoleSettings = { kind: 'console', shared, deviceEvent, hostEvent };
   return {
-    device: { id: 'console', identity: consoleIdentity(size), settings, counterNames: CONSOLE_COUNTERS },
+    device: { id: '_console', identity: consoleIdentity(size), settings, counterNames: CONSOLE_COUNTERS },
     console,
   };
 }

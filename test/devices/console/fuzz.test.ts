@@ -11,11 +11,34 @@ import { createEventFd, signalEventFd } from '../../../src/platform/eventfd.js';
 import { close } from '../../../src/platform/libc.js';
 import { AddressGuard } from '../../support/address-guard.js';
 import { GuardedRam } from '../../support/guarded-ram.js';
-import { HIGH_BASE, HIGH_SIZE, HostileGuest, LOW_SIZE, NEXT_SIZE } from '../../support/hostile-guest.js';
-import { forEachCase, fuzzRun } from '../../support/random.js';
+import { HIGH_BASE, HIGH_SIZE, HostileDriver, LOW_SIZE, NEXT_SIZE } from '../../support/hostile-driver.js';
+import { forEachCase, fuzzRun, type Random } from '../../support/random.js';
 
 const CASES = 30_000;
 const RING_SIZE = 4096;
+const RX_QUEUE = 0;
+const TX_QUEUE = 1;
+
+class HostileConsoleGuest extends HostileDriver {
+  constructor(random: Random, ram: GuardedRam) {
+    super(random, ram, 2);
+  }
+
+  post(): void {
+    this.offerBytes(RX_QUEUE, true);
+  }
+
+  print(): void {
+    this.offerBytes(TX_QUEUE, false);
+  }
+
+  private offerBytes(queue: number, writable: boolean): void {
+    const { random } = this;
+    const total = random.size(6000);
+    const cuts = random.oneIn(4) ? random.between(1, 50) : random.between(1, 3);
+    this.offer(queue, this.cut(this.place(total), total, cuts, writable));
+  }
+}
 
 test('no driver, however hostile, makes the console throw or touch what is not the guest’s', () => {
   using ram = new GuardedRam(
@@ -43,8 +66,7 @@ test('no driver, however hostile, makes the console throw or touch what is not t
       { kind: 'console', shared, deviceEvent, hostEvent },
       { loop, counters, log: () => undefined, updateConfig: () => undefined },
     );
-    const guest = new HostileGuest(random, ram);
-    guest.hostPorts = [1];
+    const guest = new HostileConsoleGuest(random, ram);
     const activate = (): void => {
       device.activate({
         memory: ram.memory,
@@ -63,12 +85,12 @@ test('no driver, however hostile, makes the console throw or touch what is not t
         case 0:
         case 1:
         case 2:
-          for (let posts = random.between(1, 4); posts > 0; posts--) guest.postRx();
+          for (let posts = random.between(1, 4); posts > 0; posts--) guest.post();
           break;
         case 3:
         case 4:
         case 5:
-          guest.sendPacket();
+          guest.print();
           break;
         case 6:
           if (random.oneIn(6)) guest.scribble();
