@@ -103,6 +103,9 @@ describe('the end of a run', () => {
     [{ reason: 'shutdown' }, 0],
     [{ reason: 'reset' }, 0],
     [{ reason: 'stopped' }, 0],
+    [{ reason: 'shutdown', panicked: true }, 5],
+    [{ reason: 'reset', panicked: true }, 5],
+    [{ reason: 'stopped', panicked: true }, 5],
     [{ reason: 'crash', report: 'triple fault at 0x1000\n' }, 4],
   ])('%j gives status %i', async (end, expected) => {
     const { vm, status, host } = await begin();
@@ -117,6 +120,15 @@ describe('the end of a run', () => {
     vm.end({ reason: 'crash', report: 'triple fault at 0x1000\n' });
     await status;
     expect(host.said.at(-1)).toBe('the guest crashed\ntriple fault at 0x1000');
+  });
+
+  test('a panic is said, and a signal keeps its own status', async () => {
+    const { vm, status, host } = await begin();
+    vm.stoppable = false;
+    host.emit('SIGTERM');
+    vm.end({ reason: 'stopped', panicked: true });
+    expect(await status).toBe(143);
+    expect(host.said.at(-1)).toBe('the guest panicked');
   });
 
   test("the VM's failure is thrown", async () => {
@@ -207,6 +219,15 @@ describe('input', () => {
     expect(vm.typed).toEqual(['help\r']);
     vm.end({ reason: 'shutdown' });
     expect(await status).toBe(0);
+  });
+
+  test('goes to the virtio console when that has the terminal', async () => {
+    const config: VmConfig = { ...DEFAULT_VM_CONFIG, serial: { mode: 'Null' }, console: { mode: 'Tty' } };
+    const { vm, host, status } = await begin({ config });
+    host.stdin.emit('data', Buffer.from('ls\r'));
+    expect(vm.typed).toEqual(['ls\r']);
+    vm.end({ reason: 'shutdown' });
+    await status;
   });
 
   test.each<[VmConfig['serial']]>([[{ mode: 'Null' }], [{ mode: 'Off' }], [{ mode: 'File', file: '/tmp/f' }]])(

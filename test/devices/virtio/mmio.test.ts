@@ -14,6 +14,8 @@ import { close } from '../../../src/platform/libc.js';
 import type { Fd } from '../../../src/platform/units.js';
 import {
   ACTIVATIONS,
+  CONFIG_SUM,
+  CONFIG_WRITES,
   LOG_WORDS,
   READY,
   RESETS,
@@ -59,6 +61,7 @@ const IDENTITY: MmioDeviceIdentity = {
   features: featureWords([0, 28, 29, 32]),
   queueSizes: [256, 128, 8],
   config: Uint8Array.of(0x11, 0x22, 0x33, 0x44, 0x55),
+  writableConfig: [{ offset: 4, length: 1 }],
 };
 
 let page: SharedArrayBuffer;
@@ -168,6 +171,30 @@ describe('identification', () => {
 });
 
 describe('the configuration space', () => {
+  test('each write to a writable field is seen by the worker before the driver goes on; others change nothing', () => {
+    for (let value = 1; value <= 100; value++) registers.write(CONFIG + 4, 1, value);
+    expect([log[CONFIG_WRITES], log[CONFIG_SUM]]).toEqual([100, 5050]);
+    registers.write(CONFIG + 3, 1, 0);
+    registers.write(CONFIG + 3, 2, 0);
+    registers.write(CONFIG + 4, 2, 0);
+    registers.write(CONFIG + 5, 1, 0);
+    expect([log[CONFIG_WRITES], registers.read(CONFIG + 3, 2)]).toEqual([100, 0x6444]);
+    registers.write(CONFIG + 4, 1, 0x55);
+    log.fill(0, CONFIG_WRITES);
+  });
+
+  test('a write is not waited for when the VM is stopping', () => {
+    const lonely = createMmioPage(IDENTITY);
+    const stopping = new MmioRegisters(
+      lonely,
+      irqEvent,
+      () => undefined,
+      () => true,
+    );
+    stopping.write(CONFIG + 4, 1, 7);
+    expect(new MmioDevicePage(lonely, irqEvent).writtenConfig()?.[4]).toBe(7);
+  });
+
   test('is read in 1, 2 and 4 bytes at any offset, and as 0 beyond its end', () => {
     expect(registers.read(CONFIG, 1)).toBe(0x11);
     expect(registers.read(CONFIG + 1, 2)).toBe(0x3322);

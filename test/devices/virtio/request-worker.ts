@@ -15,7 +15,10 @@ export const SEEN_QUEUE_SIZE = 2;
 export const SEEN_FEATURES_LOW = 3;
 export const STOP = 4;
 export const READY = 5;
-export const LOG_WORDS = 6;
+/** How often the configuration space was written to, and the sum of its last byte over these writes. */
+export const CONFIG_WRITES = 6;
+export const CONFIG_SUM = 7;
+export const LOG_WORDS = 8;
 
 export interface RequestWorkerData {
   readonly page: SharedArrayBuffer;
@@ -35,6 +38,12 @@ if (data !== null) {
   while (Atomics.load(log, STOP) === 0) {
     epoll.wait(-1);
     drainEventFd(data.requestEvent);
+    const written = page.writtenConfig();
+    if (written !== undefined) {
+      Atomics.add(log, CONFIG_WRITES, 1);
+      Atomics.add(log, CONFIG_SUM, written[written.length - 1]);
+      page.configTaken();
+    }
     const request = page.pendingRequest();
     if (request === undefined) continue;
     if (request === 'activate') {
