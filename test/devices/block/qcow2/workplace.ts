@@ -26,9 +26,9 @@ export class Workplace {
     return { fd: fd as Fd, path, size: fstatSync(fd).size, readOnly, alignment: 1, isBlockDevice: false };
   }
 
-  /** Makes an empty file. */
-  create(name: string): HostFileSettings {
-    writeFileSync(this.path(name), '');
+  /** Makes a file. */
+  create(name: string, bytes: Uint8Array = new Uint8Array(0)): HostFileSettings {
+    writeFileSync(this.path(name), bytes);
     return this.open(this.path(name));
   }
 
