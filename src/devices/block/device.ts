@@ -156,11 +156,6 @@ export class BlockDevice implements VirtioDevice, Poller {
     if (this.writeThrough && !before) this.flush();
   }
 
-  /** A snapshot is of the disk, too: what an image holds back in memory must be in its file by then. */
-  quiesce(): void {
-    this.flush();
-  }
-
   poll(): boolean {
     const { driver } = this;
     if (driver === undefined || this.limiter?.blocked === true) return false;
