@@ -1,5 +1,5 @@
 // Which I/O threads a configuration needs, and for which kinds of device: known before anything is opened, so that the
-// threads load their code meanwhile. Imports no code that is not there anyway.
+// threads load their code meanwhile. Imports nothing that takes time to load.
 
 import { DEFAULT_RNG_SOURCE, type RngConfig, type VmConfig } from '../config/vm-config.js';
 import type { DeviceKind } from './device-kinds.js';
