@@ -33,6 +33,7 @@ import {
   CONFIG_POISON_VAL,
   DEFLATE_QUEUE,
   INFLATE_QUEUE,
+  VIRTIO_BALLOON_F_MUST_TELL_HOST_BIT,
   VIRTIO_BALLOON_F_PAGE_POISON_BIT,
   VIRTIO_BALLOON_F_PAGE_REPORTING_BIT,
   VIRTIO_BALLOON_F_STATS_VQ_BIT,
@@ -123,7 +124,7 @@ export class BalloonDevice implements VirtioDevice, RequestHandler {
       return;
     }
     const { loop } = this.context;
-    this.pages = new PageReturn(memory);
+    this.pages = new PageReturn(memory, hasFeature(features, VIRTIO_BALLOON_F_MUST_TELL_HOST_BIT));
     this.poisoning = hasFeature(features, VIRTIO_BALLOON_F_PAGE_POISON_BIT);
     const serve = (index: number, handler: RequestHandler): RequestQueue | undefined => {
       const queue = queues[index];

@@ -48,6 +48,7 @@ export class PageReturn {
   failures = 0;
   lastErrno = 0;
   private readonly memory: GuestMemory;
+  private readonly toldBeforeUse: boolean;
   private readonly units: readonly number[];
   private readonly givenUp: (GivenUpPages | undefined)[] = [];
   // The run under way: bytes [runStart, runEnd) of chunk `runChunk`.
@@ -55,8 +56,10 @@ export class PageReturn {
   private runStart = 0;
   private runEnd = 0;
 
-  constructor(memory: GuestMemory) {
+  /** `toldBeforeUse`: the guest says `takeBack` before it uses a page again, not at any time after that. */
+  constructor(memory: GuestMemory, toldBeforeUse: boolean) {
     this.memory = memory;
+    this.toldBeforeUse = toldBeforeUse;
     this.units = memory.chunks.map((chunk) => discardUnit(chunk));
   }
 
@@ -70,7 +73,8 @@ export class PageReturn {
     const offset = this.offsetIn(this.memory.chunks[index], pfn);
     const unit = this.units[index];
     if (unit === PAGE_SIZE) this.addToRun(index, offset, offset + PAGE_SIZE);
-    else if (this.pagesOf(index).add(offset / PAGE_SIZE)) {
+    // A huge page must not go while a small one of it is in use again, unknown to the device.
+    else if (this.toldBeforeUse && this.pagesOf(index).add(offset / PAGE_SIZE)) {
       const start = offset - (offset % unit);
       this.addToRun(index, start, start + unit);
     }

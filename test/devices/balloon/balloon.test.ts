@@ -317,7 +317,7 @@ describe('memory in other shapes', () => {
   test('a memory file has holes where pages were given up', () => {
     using ram = allocateRam({ gpa: 0, size: MIB }, { gpa: 4 * GIB, size: MIB });
     for (const { bytes } of ram.memory.chunks) bytes.fill(1);
-    const pages = new PageReturn(ram.memory);
+    const pages = new PageReturn(ram.memory, true);
     pages.giveUp(3);
     pages.giveUp((4 * GIB) / PAGE_SIZE + 5);
     pages.flush();
@@ -338,7 +338,7 @@ describe('memory in other shapes', () => {
     };
     const memory = new GuestMemory([huge]);
     memory.chunks[0].bytes.fill(1);
-    const pages = new PageReturn(memory);
+    const pages = new PageReturn(memory, true);
     const order = pagesFrom(512, 512).sort((a, b) => ((a * 37) % 512) - ((b * 37) % 512));
     for (const pfn of order.slice(0, -1)) pages.giveUp(pfn);
     pages.flush();
@@ -362,12 +362,27 @@ describe('memory in other shapes', () => {
     expect(residentBytes(chunk.hostAddress + 6 * MIB, 2 * MIB)).toBe(2 * MIB);
   });
 
+  test('a guest that may use pages before it says so keeps its huge pages', () => {
+    using ram = allocateRam({ gpa: 0, size: 4 * MIB });
+    const memory = new GuestMemory([
+      { ...ram.map[0], backing: { kind: 'memory-file', fd: ram.fd, offset: 0, pageSize: 2 * MIB } },
+    ]);
+    const pages = new PageReturn(memory, false);
+    for (const pfn of pagesFrom(512, 512)) pages.giveUp(pfn);
+    pages.flush();
+    expect(pages.returnedBytes).toBe(0);
+    // What it reports as free it does not use until it has its answer.
+    pages.returnRange(0, 2 * MIB, 2 * MIB);
+    pages.flush();
+    expect(pages.returnedBytes).toBe(2 * MIB);
+  });
+
   test('the memory of another device is never given back', () => {
     using ram = allocateRam({ gpa: 0, size: MIB }, { gpa: GIB, size: MIB });
     const device: MemoryChunk = { ...ram.map[1], backing: { kind: 'device' } };
     const memory = new GuestMemory([ram.map[0], device]);
     memory.chunks[1].bytes.fill(1);
-    const pages = new PageReturn(memory);
+    const pages = new PageReturn(memory, true);
     pages.giveUp(GIB / PAGE_SIZE);
     pages.takeBack(GIB / PAGE_SIZE);
     pages.returnRange(1, 0, MIB);
@@ -382,7 +397,7 @@ describe('memory in other shapes', () => {
     const memory = new GuestMemory([
       { ...ram.map[0], backing: { kind: 'memory-file', fd: -1 as typeof ram.fd, offset: 0, pageSize: PAGE_SIZE } },
     ]);
-    const pages = new PageReturn(memory);
+    const pages = new PageReturn(memory, true);
     pages.giveUp(1);
     pages.flush();
     expect([pages.failures, pages.returnedBytes]).toEqual([1, 0]);
