@@ -22,6 +22,7 @@ import {
   type Activation,
   type DeviceCommand,
   type DeviceContext,
+  type DeviceState,
   type VirtioDevice,
 } from '../virtio/device.js';
 import { RequestQueue, type RequestHandler } from '../virtio/request-queue.js';
@@ -182,6 +183,27 @@ export class BalloonDevice implements VirtioDevice, RequestHandler {
         this.statistics.refresh();
         return;
     }
+  }
+
+  quiesce(): void {
+    // The one buffer that is kept: the driver hands it over again, with new statistics.
+    this.statistics.refresh();
+  }
+
+  save(): DeviceState {
+    const { counters } = this.context;
+    return { target: counters[TARGET_BYTES], actual: counters[ACTUAL_BYTES], poison: this.poisonValue };
+  }
+
+  /** What had been given up before, and of which huge pages, is not known any more; they just stay for now. */
+  restore({ target, actual, poison }: DeviceState): void {
+    if (typeof target !== 'number' || typeof actual !== 'number' || typeof poison !== 'number') {
+      throw new Error('a balloon has its target, its size and what free pages are filled with');
+    }
+    const { counters } = this.context;
+    counters[TARGET_BYTES] = target;
+    counters[ACTUAL_BYTES] = actual;
+    this.poisonValue = poison;
   }
 
   close(): void {

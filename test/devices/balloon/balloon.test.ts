@@ -260,6 +260,23 @@ describe('statistics', () => {
     expect(guest.host.count('freeBytes')).toBe(2);
   });
 
+  test('a machine that is paused has every buffer back, and what the balloon knows can be kept', () => {
+    using guest = new BalloonGuest();
+    tell(guest, [[4, 1n]]);
+    guest.device.command({ type: 'resize-balloon', size: MIB });
+    guest.tellActual(7);
+    guest.device.quiesce();
+    expect(guest.rings[STATISTICS].collect()).toHaveLength(1);
+    const state = guest.device.save();
+    using restored = new BalloonGuest();
+    restored.device.restore(state);
+    expect(restored.host.count('targetBytes')).toBe(MIB);
+    expect(restored.host.count('actualBytes')).toBe(7 * PAGE_SIZE);
+    expect(() => {
+      restored.device.restore({});
+    }).toThrow('a balloon has its target');
+  });
+
   test('a buffer that was kept over a reset is not given to the next driver', () => {
     using guest = new BalloonGuest();
     tell(guest, [[4, 1n]]);
