@@ -114,7 +114,7 @@ export class BlockDevice implements VirtioDevice, Poller {
       (message) => log('warn', message),
       () => loop.now(),
     );
-    this.image = image ?? openImage(settings.image, (message) => log('error', message));
+    this.image = image ?? openImage(settings.image, log);
     this.path = settings.image.file.path;
     this.request = new BlockRequest(this.image.size, settings.readOnly);
     this.run = new TransferRun(this.image);

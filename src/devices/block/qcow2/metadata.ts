@@ -35,7 +35,7 @@ const MAX_L2_SLICES = 1024;
 /** What the set of them takes stays below 128 MiB. With clusters of 64 KiB, this many L2 tables map 2 PiB. */
 const MAX_METADATA_CLUSTERS = 2 ** 22;
 
-export type ImageLog = (message: string) => void;
+export type ImageLog = (level: 'warn' | 'error', message: string) => void;
 
 export class Metadata {
   readonly file: ImageFile;
@@ -92,7 +92,7 @@ export class Metadata {
     if (this.isCorrupt) return -EIO;
     this.isCorrupt = true;
     const { path, readOnly } = this.file.settings;
-    this.log(`${path}: the qcow2 image is corrupt: ${what}; ${checkMend(path)}`);
+    this.log('error', `${path}: the qcow2 image is corrupt: ${what}; ${checkMend(path)}`);
     if (!readOnly && this.header.version === 3) {
       // With any other incompatible feature the image would not have been opened.
       const compressionBit = this.header.compression === 'zlib' ? 0 : 1 << format.COMPRESSION_TYPE_BIT;
@@ -109,6 +109,7 @@ export class Metadata {
       // Features that stay true only as long as everybody who writes knows them. Persistent bitmaps are one.
       const { path } = this.file.settings;
       this.log(
+        'warn',
         `${path}: features of the image that are not supported are switched off by writing, for example bitmaps`,
       );
       const result = this.writeFeatures(format.AUTOCLEAR_FEATURES_OFFSET, 0);

@@ -123,14 +123,6 @@ export class Refcounts {
     }
   }
 
-  /** The number of references to `cluster`, or -errno. */
-  count(cluster: number): number {
-    const index = Math.floor(cluster / this.entriesPerBlock);
-    if (index >= this.table.length || this.table.offsetAt(index) === 0) return 0;
-    const slot = this.loadSlice(cluster);
-    return slot < 0 ? slot : this.read(slot, cluster);
-  }
-
   /**
    * Takes at most `wanted` free clusters that lie side by side: returns the first, `allocated` says how many; or -errno.
    * They are the caller's, to refer to or to release.
@@ -158,12 +150,12 @@ export class Refcounts {
    */
   release(first: number, count: number, freed: (cluster: number) => void): number {
     for (let cluster = first; cluster < first + count; cluster++) {
-      const references = this.count(cluster);
-      if (references < 0) return references;
-      if (references === 0) return this.corrupt(`cluster ${cluster} is in use and has no reference counted`);
-      if (references > Number.MAX_SAFE_INTEGER) return this.corrupt(`cluster ${cluster} has an absurd reference count`);
+      if (this.metadata.has(cluster)) return this.corrupt(`cluster ${cluster} was in use and holds metadata`);
       const slot = this.loadSlice(cluster);
       if (slot < 0) return slot;
+      const references = this.read(slot, cluster);
+      if (references === 0) return this.corrupt(`cluster ${cluster} was in use and has no reference counted`);
+      if (references > Number.MAX_SAFE_INTEGER) return this.corrupt(`cluster ${cluster} has an absurd reference count`);
       this.write(slot, cluster, references - 1);
       if (references === 1) {
         this.lowestFree = Math.min(this.lowestFree, cluster);
@@ -304,7 +296,8 @@ export class Refcounts {
   }
 
   private loadSlice(cluster: number): number {
-    const block = this.table.offsetAt(Math.floor(cluster / this.entriesPerBlock));
+    const index = Math.floor(cluster / this.entriesPerBlock);
+    const block = index < this.table.length ? this.table.offsetAt(index) : 0;
     if (block === BAD_OFFSET || block === 0 || block % this.clusterSize !== 0) {
       return this.corrupt(`the refcount block of cluster ${cluster} is nowhere`);
     }

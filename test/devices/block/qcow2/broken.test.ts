@@ -199,7 +199,7 @@ describe('tables that lie are found out before they do harm', () => {
     const before = broken(change);
     const path = save(before);
     complaints.length = 0;
-    return { disk: workplace.openDisk(path, false, (message) => complaints.push(message)), path, before };
+    return { disk: workplace.openDisk(path, false, (_level, message) => complaints.push(message)), path, before };
   }
 
   /** Only the corrupt bit has changed, and nothing is written any more. */
@@ -279,6 +279,23 @@ describe('tables that lie are found out before they do harm', () => {
     expect(() => disk.flush()).toThrow('flush: -5');
     expect(complaints[0]).toContain('has no reference counted');
     expect(readFileSync(path)[79] & 2).toBe(2);
+  });
+
+  test.each<[string, number]>([
+    ['the header', 0],
+    ['the L1 table', L1_TABLE],
+    ['a refcount block', REFCOUNT_BLOCK],
+  ])('%s is not let go of, though an entry says that it is data', (_, target) => {
+    const { disk, path, before } = open((image) => image.u64(L2_TABLE + 5 * 8, (1n << 62n) | BigInt(target + 8)));
+    disk.discard(5 * CLUSTER, CLUSTER);
+    expect(() => disk.flush()).toThrow('flush: -5');
+    expect(complaints[0]).toContain('holds metadata');
+    const now = readFileSync(path);
+    expect(now[79]).toBe(2);
+    // The entry itself is gone, and nothing else.
+    now.copyWithin(79, 78, 79);
+    before.writeBigUInt64BE(0n, L2_TABLE + 5 * 8);
+    expect(now.equals(before)).toBe(true);
   });
 
   test('writing switches off what only those keep true who know it', () => {

@@ -1,6 +1,7 @@
 // Images that QEMU made are read as QEMU reads them.
 
 import { readFileSync, writeFileSync } from 'node:fs';
+import * as zlib from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Random } from '../../../support/random.js';
 import { contentsByQemu, describeQemu, qemuImg, qemuIo } from './qemu.js';
@@ -70,6 +71,14 @@ describeQemu('qcow2 images made by QEMU', () => {
     const path = workplace.path('a.qcow2');
     qemuImg('convert', '-c', '-o', `cluster_size=${clusterSize}`, '-O', 'qcow2', workplace.path('a.raw'), path);
     expectSameContents(path);
+  });
+
+  test('zstd, where Node.js has it', () => {
+    makeRaw(workplace.path('a.raw'), 5 * MIB + 512);
+    const path = workplace.path('a.qcow2');
+    qemuImg('convert', '-c', '-o', 'compression_type=zstd', '-O', 'qcow2', workplace.path('a.raw'), path);
+    if ('zstdDecompressSync' in zlib) expectSameContents(path);
+    else expect(() => workplace.openDisk(path, true)).toThrow(/compression is zstd.*Node\.js 22\.15 or newer/);
   });
 
   test('chains: raw, then compressed, then plain with another cluster size, each as long as it likes', () => {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { DiskImage } from '../../../../src/devices/block/disk-image.js';
 import { openImage } from '../../../../src/devices/block/images.js';
 import { openChain } from '../../../../src/devices/block/qcow2/chain.js';
+import type { ImageLog } from '../../../../src/devices/block/qcow2/metadata.js';
 import type { HostFileSettings } from '../../../../src/devices/block/settings.js';
 import { IovecArray } from '../../../../src/platform/iovec.js';
 import { NativeBuffer } from '../../../../src/platform/native-buffer.js';
@@ -33,7 +34,7 @@ export class Workplace {
   }
 
   /** Opens an image and what is behind it, as the two threads do. */
-  openDisk(path: string, readOnly = false, log: (message: string) => void = unexpected): Disk {
+  openDisk(path: string, readOnly = false, log: ImageLog = unexpected): Disk {
     const openBacking = (backing: string): HostFileSettings => this.open(backing, true);
     const { settings } = openChain(this.open(path, readOnly), { backingFiles: true, openBacking });
     return new Disk(openImage(settings, log));
@@ -49,7 +50,7 @@ export class Workplace {
   }
 }
 
-function unexpected(message: string): void {
+function unexpected(_level: string, message: string): void {
   throw new Error(`the image complained: ${message}`);
 }
 
