@@ -14,8 +14,13 @@ import type { Fd } from '../../../../src/platform/units.js';
 
 /** A directory and open files that go with the test. */
 export class Workplace {
-  readonly directory = mkdtempSync(join(tmpdir(), 'tsvmm-qcow2-'));
+  readonly directory: string;
   private readonly fds: number[] = [];
+
+  /** Without `directory`, in a new one. */
+  constructor(directory = mkdtempSync(join(tmpdir(), 'tsvmm-qcow2-'))) {
+    this.directory = directory;
+  }
 
   path(name: string): string {
     return join(this.directory, name);
