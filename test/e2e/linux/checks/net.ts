@@ -17,9 +17,10 @@ const GUEST_PORT = 5000;
 
 /**
  * TCP sends as much at once as passes in a millisecond, and thinks that little of a slow guest: segments of two frames.
- * This makes them as large as they can be, at either end.
+ * This makes them as large as they can be, at either end, and takes BBR's pacing off where the host has it.
  */
 const LARGE_SEGMENTS = 'echo 44 >/proc/sys/net/ipv4/tcp_min_tso_segs';
+const WITHOUT_PACING = 'echo reno >/proc/sys/net/ipv4/tcp_congestion_control';
 
 /** The device that `checkNetwork` looks at; the VM has to be made in a network namespace: `namespace.enter(...)`. */
 export const NET_CONFIG: NetConfig = { tap: 'guest0', ip: HOST, mac: '52:54:00:00:07:02' };
@@ -28,7 +29,7 @@ export const NET_CONFIG: NetConfig = { tap: 'guest0', ip: HOST, mac: '52:54:00:0
 export async function checkNetwork(guest: LinuxGuest, namespace: NetNamespace, bytes: number): Promise<void> {
   expect(await guest.run('read mac < /sys/class/net/eth0/address; echo $mac')).toBe(NET_CONFIG.mac);
   await guest.run(`ifconfig eth0 ${GUEST} netmask 255.255.255.0 up; ${LARGE_SEGMENTS}`);
-  namespace.run('sh', '-c', LARGE_SEGMENTS);
+  namespace.run('sh', '-c', `${LARGE_SEGMENTS}; ${WITHOUT_PACING}`);
   expect(await guest.run(`ping -c 2 -W 20 ${HOST}`)).toContain(', 0% packet loss');
   expect(await pingFromHost(namespace)).toContain(', 0% packet loss');
   await sendFromGuest(guest, namespace, bytes);
