@@ -41,6 +41,7 @@ export const libc = {
   pwritev: bind<(fd: N, iov: N, count: N, offset: N) => N>('long pwritev(int, size_t, int, long)'),
   fdatasync: bind<(fd: N) => N>('int fdatasync(int)'),
   fcntl: bind<(fd: N, command: N, argument: N) => N>('int fcntl(int, int, size_t)'),
+  lseek: bind<(fd: N, offset: N, whence: N) => N>('long lseek(int, long, int)'),
   flock: bind<(fd: N, operation: N) => N>('int flock(int, int)'),
   ftruncate: bind<(fd: N, length: N) => N>('int ftruncate(int, long)'),
   ioctl: bind<(fd: N, request: N, argument: N) => N>('int ioctl(int, unsigned long, size_t)'),

@@ -109,6 +109,13 @@ function mapFixed({ address, size }: Pick<MappedSharedBuffer, 'address' | 'size'
   }
 }
 
+/** Puts fresh pages in the place of [address, address + length). Returns 0, or the negative errno. */
+export function mapZeroes(address: number, length: number): number {
+  const flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;
+  const result = libc.mmap(address, length, PROT_READ | PROT_WRITE, flags, -1, 0);
+  return result >= HIGHEST_USER_ADDRESS ? -lastErrno() : 0;
+}
+
 /**
  * Puts ordinary pages back under a buffer that `mapOverSharedBuffer` made. V8 frees the buffer whenever its last view
  * dies; from here on that frees ordinary memory, and what was mapped is gone at once. Throws SysError.

@@ -2,6 +2,7 @@
 
 import { EINVAL, SysError } from './errno.js';
 import { check, lastErrno, libc } from './libc.js';
+import { mapZeroes } from './mapping.js';
 import { PAGE_SIZE, type Fd, type HostAddress } from './units.js';
 
 /** What is behind a piece of guest memory: plain data that can be sent to another thread. */
@@ -10,6 +11,8 @@ export type MemoryBacking =
   | { readonly kind: 'anonymous' }
   /** RAM: pages of a memory file, mapped shared. `pageSize` is above 4096 when they come from the huge page pool. */
   | { readonly kind: 'memory-file'; readonly fd: Fd; readonly offset: number; readonly pageSize: number }
+  /** RAM: pages of a saved machine's memory file, mapped private: one that is written to becomes this process's own. */
+  | { readonly kind: 'saved-file'; readonly fd: Fd; readonly offset: number }
   /** Not RAM: a device shows the pages of a file here. They are never discarded. */
   | { readonly kind: 'device' };
 
@@ -34,6 +37,7 @@ const FALLOC_FL_PUNCH_HOLE = 2;
 export function discardUnit({ backing }: BackedMemory): number {
   switch (backing.kind) {
     case 'anonymous':
+    case 'saved-file':
       return PAGE_SIZE;
     case 'memory-file':
       return backing.pageSize;
@@ -55,6 +59,9 @@ export function discardPages(memory: BackedMemory, offset: number, length: numbe
       const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
       return libc.fallocate(backing.fd, mode, backing.offset + offset, length) < 0 ? -lastErrno() : 0;
     }
+    case 'saved-file':
+      // Advice would bring the file's bytes back, which are what was there before.
+      return mapZeroes(memory.hostAddress + offset, length);
     case 'device':
       return -EINVAL;
   }

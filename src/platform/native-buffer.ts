@@ -6,6 +6,13 @@ import type { HostAddress } from './units.js';
 const ALLOCATOR_ALIGNMENT = 16;
 
 /**
+ * The newest buffers: a call that is given nothing but an address does not keep the buffer behind it, and the garbage
+ * collector may take one whose last mention that was before the call has ended.
+ */
+const newest: (ArrayBuffer | undefined)[] = new Array<ArrayBuffer | undefined>(16).fill(undefined);
+let made = 0;
+
+/**
  * Zeroed memory of a fixed size and address, freed by the garbage collector with the last reference to this object.
  * Little-endian accessors go through `view`; bytes through `bytes`. The address is a multiple of `alignment`.
  */
@@ -23,6 +30,7 @@ export class NativeBuffer {
     this.view = new DataView(memory, skip, byteLength);
     this.bytes = new Uint8Array(memory, skip, byteLength);
     this.address = addressOf(this.bytes);
+    newest[made++ % newest.length] = memory;
   }
 
   /** Reads the unsigned 64-bit field at `offset`. */

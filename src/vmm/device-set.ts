@@ -164,8 +164,8 @@ export class DeviceSet {
     }
   }
 
-  /** Starts the I/O threads, once. */
-  start(memory: MemoryMap): void {
+  /** Starts the I/O threads, once; with `paused` they wait for `resume` before they touch anything. */
+  start(memory: MemoryMap, { paused = false } = {}): void {
     this.started = true;
     this.assign();
     for (const group of this.groups) {
@@ -183,7 +183,16 @@ export class DeviceSet {
         restored === undefined ? start : { ...start, restored },
       );
       const control = this.control.buffer;
-      const message = { control, stopEvent, memory, busyPollMicroseconds, devices, commands: port2, commandEvent };
+      const message = {
+        control,
+        stopEvent,
+        memory,
+        busyPollMicroseconds,
+        paused,
+        devices,
+        commands: port2,
+        commandEvent,
+      };
       group.thread.start(message, transfer);
     }
   }

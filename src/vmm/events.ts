@@ -5,7 +5,7 @@ export type VmEvent =
   | { readonly type: 'booted' }
   /** The guest reboots: the same devices, cleared memory, the kernel loaded again. */
   | { readonly type: 'rebooted' }
-  | { readonly type: 'paused' | 'resumed' }
+  | { readonly type: 'paused' | 'resumed' | 'restored' }
   /** The guest said through pvpanic that its kernel panicked, or that a crash kernel takes over. */
   | { readonly type: 'panicked' | 'crash-loaded' }
   /** The guest's watchdog has run out, which resets the machine. */

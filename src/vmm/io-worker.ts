@@ -1,6 +1,7 @@
 // Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops.
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import type { VirtioDevice } from '../devices/virtio/device.js';
 import { Epoll, EPOLLIN } from '../platform/epoll.js';
 import { EventLoop } from '../platform/event-loop.js';
 import { drainEventFd } from '../platform/eventfd.js';
@@ -19,6 +20,8 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
   const loop = new EventLoop({ busyPollMicroseconds: start.busyPollMicroseconds });
   const memory = new GuestMemory(start.memory);
   const backends: MmioBackend[] = [];
+  /** Those that no backend owns yet. */
+  const devices: VirtioDevice[] = [];
   try {
     for (const { id, handles, settings, counters, restored } of start.devices) {
       const log = (level: LogLevel, message: string): void => {
@@ -26,7 +29,7 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
       };
       const make = kinds.get(settings.kind);
       if (make === undefined) throw new Error(`no code for a device of kind ${settings.kind}`);
-      const backend = new MmioBackend({ loop, memory, handles, log });
+      const backend = new MmioBackend({ loop, memory, handles, log, restored });
       const device = make(settings, {
         loop,
         log,
@@ -35,17 +38,21 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
           backend.updateConfig(offset, bytes);
         },
       });
+      devices.push(device);
       backends.push(backend);
-      backend.serve(device, restored);
     }
     const commands = new CommandReader(start, loop, backends, send);
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
+    const stopped = (): boolean => control.stopRequested;
+    if (commands.paused) commands.sleepUntilResumed(stopped);
+    while (devices.length > 0) backends[backends.length - devices.length].serve(devices.shift() as VirtioDevice);
     send({ type: 'running' });
     while (!control.stopRequested) {
       loop.turn();
-      if (commands.paused) commands.sleepUntilResumed(() => control.stopRequested);
+      if (commands.paused) commands.sleepUntilResumed(stopped);
     }
   } finally {
+    for (const device of devices) device.close();
     for (const backend of backends) backend.close();
     loop.close();
   }
@@ -53,7 +60,7 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
 
 /** What the main thread asks of this worker while it runs. */
 class CommandReader {
-  paused = false;
+  paused: boolean;
   private answered = true;
   private readonly start: IoStart;
   private readonly backends: readonly MmioBackend[];
@@ -63,6 +70,7 @@ class CommandReader {
     this.start = start;
     this.backends = backends;
     this.send = send;
+    this.paused = start.paused;
     loop.watch(start.commandEvent, EPOLLIN, {
       ready: () => {
         this.read();

@@ -16,9 +16,9 @@ import { totalmem } from 'node:os';
 import { DEVICE_HOLE_END, DEVICE_HOLE_START } from '../boot/layout.js';
 import type { MemoryConfig } from '../config/vm-config.js';
 import { EINVAL, ENOMEM, SysError } from '../platform/errno.js';
-import type { MemoryChunk, MemoryMap } from '../platform/guest-memory.js';
+import { GuestMemory, type MemoryChunk, type MemoryMap } from '../platform/guest-memory.js';
 import { defaultHugePageSize, hugePagePool, hugePageSizes } from '../platform/huge-pages.js';
-import { close } from '../platform/libc.js';
+import { check, close, libc } from '../platform/libc.js';
 import {
   createMemfd,
   mapOverSharedBuffer,
@@ -67,12 +67,18 @@ export class AllocatedMemory {
   readonly map: MemoryMap;
   /** The memory file; none behind private memory. */
   readonly fd: Fd | undefined;
+  /** The memory file of the snapshot that pages still come from. */
+  private readonly saved: Fd | undefined;
   private readonly config: MemoryConfig;
   private readonly pageSize: number;
   private closed = false;
 
-  /** `config.size` is a multiple of 4096. Throws VmError MEMORY when the host cannot hold it, or not in that way. */
-  constructor(config: MemoryConfig) {
+  /**
+   * `config.size` is a multiple of 4096. With `saved`, the memory file of a snapshot, RAM begins as that file is: private
+   * memory is mapped from it, which costs the same whatever its size; other kinds are read from it. Throws VmError MEMORY
+   * when the host cannot hold it, or not in that way.
+   */
+  constructor(config: MemoryConfig, saved?: Fd) {
     const { size } = config;
     if (size > totalmem()) {
       throw new VmError(
@@ -89,12 +95,14 @@ export class AllocatedMemory {
     try {
       const inFile = config.shared === true || hugePageSize !== undefined;
       this.fd = inFile ? createMemfd('tsvmm-guest-ram', size, hugePageSize) : undefined;
+      this.saved = saved !== undefined && !inFile ? (check(libc.dup(saved), 'dup memory file') as Fd) : undefined;
       let offset = 0;
       for (const range of planMemory(size)) {
         chunks.push(this.allocate(range, offset));
         offset += range.size;
       }
       this.prepare();
+      if (saved !== undefined && inFile) this.load(saved);
     } catch (error) {
       this.close();
       throw this.failure(error);
@@ -125,12 +133,14 @@ export class AllocatedMemory {
     this.closed = true;
     for (const chunk of this.map) unmapFromSharedBuffer({ address: chunk.hostAddress, size: chunk.size });
     if (this.fd !== undefined) close(this.fd);
+    if (this.saved !== undefined) close(this.saved);
   }
 
   private allocate(range: Range, offset: number): MemoryChunk {
-    const { fd, pageSize } = this;
-    const backing: MemoryBacking =
-      fd === undefined ? { kind: 'anonymous' } : { kind: 'memory-file', fd, offset, pageSize };
+    const { fd, saved, pageSize } = this;
+    let backing: MemoryBacking = { kind: 'anonymous' };
+    if (fd !== undefined) backing = { kind: 'memory-file', fd, offset, pageSize };
+    else if (saved !== undefined) backing = { kind: 'saved-file', fd: saved, offset };
     // Host and guest addresses agree modulo 2 MiB: else no huge page of the host fits the guest.
     const alignment = range.size >= THP_SIZE ? Math.max(pageSize, THP_SIZE) : pageSize;
     const mapped = mapOverSharedBuffer(pageSource(backing), range.size, alignment);
@@ -157,6 +167,16 @@ export class AllocatedMemory {
     if (prefault === true) this.populate();
   }
 
+  /** Fills RAM from a snapshot's memory file. */
+  private load(saved: Fd): void {
+    const memory = new GuestMemory(this.map);
+    let offset = 0;
+    for (const { guestAddress: gpa, size } of this.map) {
+      memory.readFileInto(saved, offset, gpa, size);
+      offset += size;
+    }
+  }
+
   private populate(): void {
     for (const { hostAddress, buffer, bufferOffset, size } of this.map) {
       populatePages(hostAddress, new Uint8Array(buffer, bufferOffset, size), this.pageSize);
@@ -181,9 +201,15 @@ export class AllocatedMemory {
 }
 
 function pageSource(backing: MemoryBacking): PageSource {
-  return backing.kind === 'memory-file'
-    ? { kind: 'shared-file', fd: backing.fd, offset: backing.offset }
-    : { kind: 'anonymous' };
+  switch (backing.kind) {
+    case 'memory-file':
+      return { kind: 'shared-file', fd: backing.fd, offset: backing.offset };
+    case 'saved-file':
+      return { kind: 'private-file', fd: backing.fd, offset: backing.offset };
+    case 'anonymous':
+    case 'device':
+      return { kind: 'anonymous' };
+  }
 }
 
 /** The size of huge pages that memory is to be made of. Throws VmError MEMORY when the host has none such. */

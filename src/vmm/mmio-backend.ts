@@ -21,6 +21,8 @@ export interface BackendOptions {
   readonly memory: GuestMemory;
   readonly handles: MmioDeviceHandles & { readonly irqEvent: Fd };
   readonly log: (level: LogLevel, message: string) => void;
+  /** What the device was doing when it was saved, if it goes on from there. */
+  readonly restored?: BackendState | undefined;
 }
 
 /** What a paused device was doing: plain JSON. */
@@ -45,9 +47,9 @@ export class MmioBackend {
     this.page = new MmioDevicePage(options.handles.page, options.handles.irqEvent);
   }
 
-  /** Drives `device` from here on, and owns it; from where it was, when it was saved before. */
-  serve(device: VirtioDevice, restored?: BackendState): void {
-    const { loop, handles } = this.options;
+  /** Drives `device` from here on, and owns it. */
+  serve(device: VirtioDevice): void {
+    const { loop, handles, restored } = this.options;
     this.device = device;
     if (restored?.active === true) this.activate(device, restored);
     // Edge-triggered: an eventfd that is never read costs one system call less per wake-up, and its counter cannot
@@ -90,7 +92,9 @@ export class MmioBackend {
 
   /** After `quiesce`. */
   save(): BackendState {
-    const { active, device } = this;
+    const { active, device, options } = this;
+    // Restored, and never resumed since.
+    if (device === undefined && options.restored !== undefined) return options.restored;
     const queues = this.queues.map((queue) => queue?.position ?? null);
     return { active, queues: active ? queues : [], device: device?.save?.() ?? null };
   }

@@ -5,54 +5,35 @@
 // guest, the failure of a worker) goes through `finish`, which stops all workers, joins them within a bounded time and
 // releases everything in reverse order.
 
-import { fileURLToPath } from 'node:url';
-import { buildCommandLine, DEFAULT_LINUX_CMDLINE, usesAcpi } from '../boot/command-line.js';
-import { loadGuest } from '../boot/load.js';
-import type { BootState } from '../boot/state.js';
-import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
-import { createEventDeviceShared, pressPowerButton } from '../devices/legacy/event-device.js';
-import { createI8042Shared } from '../devices/legacy/i8042.js';
-import { createEventFd, signalEventFd } from '../platform/eventfd.js';
-import { GuestMemory, type MemoryMap } from '../platform/guest-memory.js';
-import { close } from '../platform/libc.js';
-import { formatBytes, PAGE_SIZE, type Fd } from '../platform/units.js';
-import type { ConnectionInfo } from '../vsock/connection-info.js';
-import { createCounterMemory, VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
-import { VsockError } from '../vsock/in-process/errors.js';
-import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
-import type { VsockServer } from '../vsock/in-process/server.js';
-import type { VsockStream } from '../vsock/in-process/stream.js';
-import { acpiOptions } from './acpi.js';
+import { formatBytes, PAGE_SIZE } from '../platform/units.js';
+import { createCounterMemory } from '../vsock/counters.js';
 import { BALLOON_ID } from './attach/balloon.js';
-import { Consoles } from './consoles/consoles.js';
 import type { VmConsole } from './consoles/guest-console.js';
-import { physicalAddressBits } from './cpuid.js';
-import { DeviceMemorySpace } from './device-memory.js';
 import { planIoThreads } from './device-plan.js';
 import { DeviceSet } from './device-set.js';
-import { attachDevices } from './devices.js';
 import { VmError } from './errors.js';
 import type { VmEvent } from './events.js';
-import { checkHostCpus } from './host-cpus.js';
-import { KvmSystem } from './kvm/system.js';
-import { Machine, takeVcpuThreads } from './machine.js';
-import { AllocatedMemory } from './memory.js';
+import { guestUsesAcpi, isBuiltInGuest, loadConfiguredGuest } from './guest.js';
+import { buildHardware, type Hardware } from './hardware.js';
+import { Machine, takeVcpuThreads, type MachineBegin } from './machine.js';
 import { ReleaseStack } from './release-stack.js';
-import { WatchdogMonitor } from './watchdog.js';
+import type { SnapshotOverrides } from './snapshot/overrides.js';
+import type { SavedState } from './snapshot/format.js';
+import type { OpenSnapshot } from './snapshot/read.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
+import { VmVsock, vsockOrThrow } from './vm-vsock.js';
 import type { VcpuThread } from './worker-pool.js';
-import type { EventDeviceHandles, LogLevel, PortHandles } from './worker-protocol.js';
+import type { LogLevel } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
 export type { VmConsole } from './consoles/guest-console.js';
 export type { VmEvent } from './events.js';
+export { BUILT_IN_GUEST } from './guest.js';
+export type { VmVsock } from './vm-vsock.js';
 export type { LogLevel } from './worker-protocol.js';
-
-/** The guest that runs when the configuration names no kernel. */
-export const BUILT_IN_GUEST = fileURLToPath(new URL('../../../firmware/tsvmm-guest.elf', import.meta.url));
 
 /** What the built-in guest writes to port 0x80 before anything else. */
 const POST_CODE_FIRST_INSTRUCTION = 1;
@@ -88,40 +69,9 @@ export interface VmConsoles {
   readonly debug_console: VmConsole | undefined;
 }
 
-/** Streams between this process and the guest, without a socket. */
-export interface VmVsock {
-  /** The guest's context id. */
-  readonly cid: number;
-  /** Opens a stream to port `port` of the guest. Rejects with VsockError, or RangeError for arguments that cannot be. */
-  connect(port: number, options?: ConnectOptions): Promise<VsockStream>;
-  /**
-   * Serves connections of the guest to (CID 2, `port`) in this process; they do not go to a Unix socket then. May be
-   * called before the VM starts. Throws VsockError or RangeError.
-   */
-  listen(port: number, onConnection?: (stream: VsockStream) => void): VsockServer;
-  /**
-   * Lets this guest and that of `other`, a VM of this process with another CID, reach each other by their CIDs, without
-   * a socket. Throws VsockError NO_DEVICE, or RangeError when the CIDs are the same.
-   */
-  join(other: Vm): void;
-  /**
-   * What the device has counted since the VM was created: Numbers, exact up to 2^53, read without asking the worker. One
-   * may be a moment ahead of another.
-   */
-  counters(): VsockCounterSnapshot;
-  /** The guest's connections at present. Rejects with VsockError CLOSED when the VM has ended. */
-  connections(): Promise<readonly ConnectionInfo[]>;
-  /**
-   * Gives the guest another context id while it runs. All its connections end; a driver that is up is told to read the
-   * new one (TRANSPORT_RESET), a later one finds it. Throws RangeError for an id that a guest cannot have. Other VMs
-   * know the guest by its first one.
-   */
-  setGuestCid(cid: number): void;
-}
-
 interface LoadedMachine {
   readonly machine: Machine;
-  readonly boot: BootState;
+  readonly begin: MachineBegin;
 }
 
 /** Memory that the guest gives up to the host, which `counters()` tells of under `_balloon`. */
@@ -146,29 +96,23 @@ export class Vm {
   private readonly logLevel: LogLevel;
   private readonly onEvent: (event: VmEvent) => void;
   private readonly vsockCounters = createCounterMemory();
-  /** When it is no longer what the configuration says. */
-  private guestCid: number | undefined;
   private readonly resources = new ReleaseStack();
   private readonly devices: DeviceSet;
   private readonly settle: (exit: VmExit) => void;
   /** Those of the first machine, which load their code while it is built. */
   private vcpuThreads: VcpuThread[];
-  private system: KvmSystem | undefined;
-  private memory: AllocatedMemory | undefined;
-  /** RAM, and what devices show beside it. */
-  private guestMemory: MemoryMap = [];
+  private hardware: Hardware | undefined;
   private machine: Machine | undefined;
   /** What `start` starts. */
   private prepared: LoadedMachine | undefined;
-  private events: EventDeviceHandles | undefined;
-  private guestConsoles: Consoles | undefined;
-  private watchdog: WatchdogMonitor | undefined;
   /** Whether the guest has said, since it last booted, that its kernel panicked. */
   private panicked = false;
-  private vsockHost: VsockHost | undefined;
+  private vmVsock: VmVsock | undefined;
   private state: 'created' | 'running' | 'paused' | 'ending' = 'created';
   /** Settles when the last change of state that was asked for is through. */
   private lastChange: Promise<void> = Promise.resolve();
+  /** Settles when everything is released; set by the first who asks for that. */
+  private tornDown: Promise<void> | undefined;
   /** Settles when the reboot under way is through. */
   private rebooting: Promise<void> | undefined;
 
@@ -209,44 +153,53 @@ export class Vm {
     }
   }
 
+  /**
+   * Brings a saved VM back, paused: `resume` lets it go on. Its clocks are advanced by the time it was away; its vsock
+   * connections are gone. `overrides` replaces parts of the saved configuration that name things of the host, such as the
+   * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT, and with whatever `create` rejects with.
+   */
+  static async restore(
+    directory: string,
+    { overrides, ...options }: VmOptions & { readonly overrides?: SnapshotOverrides } = {},
+  ): Promise<Vm> {
+    const { openSnapshot } = await import('./snapshot/read.js');
+    const { applyOverrides } = await import('./snapshot/overrides.js');
+    const saved = openSnapshot(directory);
+    try {
+      const vm = new Vm(await ensureValidVmConfig(applyOverrides(saved.config, overrides)), options);
+      vm.times.create = epochNow();
+      try {
+        vm.build(saved);
+        await vm.enterRestored();
+        return vm;
+      } catch (error) {
+        await vm.tearDown();
+        throw error;
+      }
+    } finally {
+      saved.close();
+    }
+  }
+
   /** Whether the guest is the one built into tsvmm. */
   get builtInGuest(): boolean {
-    return this.config.payload.kernel === undefined;
+    return isBuiltInGuest(this.config);
   }
 
   /** The console that a user types at: the virtio console when it is on the terminal or there is no serial port. */
   get console(): VmConsole {
-    return this.builtConsoles.main;
+    return this.built.consoles.main;
   }
 
   /** Each console that the configuration has. */
   get consoles(): VmConsoles {
-    const { serial, virtio, debug } = this.builtConsoles;
+    const { serial, virtio, debug } = this.built.consoles;
     return { serial, console: virtio, debug_console: debug };
   }
 
   /** Streams to and from the guest. Throws VsockError NO_DEVICE when the configuration has no vsock. */
   get vsock(): VmVsock {
-    const { vsockHost } = this;
-    const { vsock } = this.config;
-    if (vsockHost === undefined || vsock === undefined) throw new VsockError('NO_DEVICE');
-    return {
-      cid: this.guestCid ?? vsock.cid,
-      connect: (port, options) => vsockHost.connect(port, options),
-      listen: (port, onConnection) => vsockHost.listen(port, onConnection),
-      join: (other) => this.joinSibling(other),
-      counters: () => new VsockCounters(this.vsockCounters).snapshot(),
-      connections: () => vsockHost.connections(),
-      setGuestCid: (cid) => {
-        if (!Number.isInteger(cid) || cid < MIN_GUEST_CID || cid > MAX_GUEST_CID) {
-          throw new RangeError(
-            `${cid} is not a context id that a guest can have; use ${MIN_GUEST_CID} to ${MAX_GUEST_CID}`,
-          );
-        }
-        this.guestCid = cid;
-        vsockHost.setGuestCid(cid);
-      },
-    };
+    return vsockOrThrow(this.vmVsock);
   }
 
   /** The balloon. Throws Error when the configuration has none. */
@@ -284,15 +237,15 @@ export class Vm {
 
   /** Lets the guest run. Throws Error when it was started or ended before. */
   start(): Promise<void> {
-    const { memory, prepared } = this;
-    if (this.state !== 'created' || memory === undefined || prepared === undefined) {
+    const { hardware, prepared } = this;
+    if (this.state !== 'created' || hardware === undefined || prepared === undefined) {
       return Promise.reject(new Error('a VM starts once, before it has ended'));
     }
     this.state = 'running';
-    this.devices.start(this.guestMemory);
-    this.vsockHost?.started();
     this.prepared = undefined;
-    this.startMachine(prepared.machine, prepared.boot);
+    this.devices.start(hardware.guestMemory);
+    hardware.vsock?.started();
+    this.startMachine(prepared);
     return Promise.resolve();
   }
 
@@ -336,19 +289,31 @@ export class Vm {
   }
 
   /**
+   * Saves the VM into a folder, from which `Vm.restore` brings it back as often as one likes. One that runs is paused for it
+   * and goes on afterwards; its vsock connections stay, but the restored guests have none. Rejects with VmError SNAPSHOT or
+   * NOT_RUNNING.
+   */
+  async snapshot(directory: string): Promise<void> {
+    const wasRunning = this.state === 'running';
+    await this.pause();
+    try {
+      await this.exclusively(() => this.saveTo(directory));
+    } finally {
+      if (wasRunning && !this.ended) await this.resume();
+    }
+  }
+
+  /**
    * Presses the power button. What then happens is the guest's policy: most shut down. Throws VmError NO_POWER_BUTTON
    * when the guest does not use ACPI, and Error when the VM does not run.
    */
   powerButton(): void {
-    const { events } = this;
-    if (this.state !== 'running' || events === undefined) throw new Error('a power button needs a VM that runs');
-    if (!this.guestUsesAcpi) {
+    if (this.state !== 'running') throw notRunning('have its power button pressed');
+    if (!guestUsesAcpi(this.config)) {
       const why = this.builtInGuest ? 'the built-in guest does' : 'a guest with acpi=off on its command line does';
       throw new VmError('NO_POWER_BUTTON', `${why} not use ACPI, so it has no power button`, 'stop it instead');
     }
-    pressPowerButton(events.shared, () => {
-      signalEventFd(events.irqEvent);
-    });
+    this.built.ports.pressPowerButton();
   }
 
   /** Ends the VM as pulling the plug does; returns when everything is released. Does nothing if it has ended. */
@@ -357,80 +322,118 @@ export class Vm {
     await this.exited;
   }
 
-  private build(): void {
-    const { config, resources } = this;
-    const system = resources.own(KvmSystem.open(), (kvm) => {
-      kvm.close();
+  private build(saved?: OpenSnapshot): void {
+    const hardware = buildHardware(this.config, {
+      resources: this.resources,
+      devices: this.devices,
+      log: this.log,
+      vsockInsight: { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' },
+      watchdogExpired: () => {
+        this.log('warn', 'watchdog', 'the guest has not fed its watchdog in time and is reset');
+        this.onEvent({ type: 'watchdog-expired' });
+        this.handleReset();
+      },
+      reached: (stage) => {
+        this.times[stage] = epochNow();
+      },
+      savedMemory: saved?.memoryFd,
     });
-    this.system = system;
-    checkHostCpus(config.cpus, system);
-    this.times.kvm = epochNow();
-    this.memory = resources.own(new AllocatedMemory(config.memory), (memory) => {
-      memory.close();
-    });
-    this.times.memory = epochNow();
-
-    this.guestConsoles = new Consoles(config, { resources, log: this.log });
-    if (config.watchdog === true) this.watchdog = this.buildWatchdog();
-    const insight = { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' };
-    const log = (level: LogLevel, message: string): void => {
-      this.log(level, 'vmm', message);
-    };
-    const space = new DeviceMemorySpace(this.memory.map, physicalAddressBits(system.supportedCpuid()));
-    const attached = attachDevices(config, insight, { resources, log }, space, this.guestConsoles);
-    for (const device of attached.all) this.devices.add(device);
-    this.guestMemory = [...this.memory.map, ...attached.all.flatMap((device) => device.memory ?? [])];
-    this.vsockHost = attached.vsock?.host;
-    this.prepared = this.buildMachine(this.vcpuThreads);
+    this.hardware = hardware;
+    if (hardware.vsock !== undefined) this.vmVsock = new VmVsock(hardware.vsock, this.vsockCounters);
+    this.prepared = saved === undefined ? this.loadMachine(hardware) : this.restoreMachine(hardware, saved);
     this.times.loaded = epochNow();
   }
 
-  /** A new machine over the VM's memory and devices, with the guest loaded. `threads` are its vCPUs. */
-  private buildMachine(threads: VcpuThread[]): LoadedMachine {
-    const { system, memory, config, devices } = this;
-    if (system === undefined || memory === undefined) throw new Error('a machine needs KVM and memory');
-    const irqEvent = this.events?.irqEvent ?? this.ownEventFd();
-    this.events = { shared: createEventDeviceShared(), irqEvent };
-    const ports: PortHandles = {
-      serial: this.guestConsoles?.serialHandles,
-      i8042: createI8042Shared(),
-      events: this.events,
-      debugConsole: this.guestConsoles?.debugHandles,
-      watchdog: this.watchdog?.handles,
-      pvpanic: config.pvpanic === true,
-    };
-    const boot = this.load(memory);
-    const machine = new Machine({ cpus: config.cpus, system, memory: this.guestMemory, devices, ports }, threads);
-    this.machine = machine;
-    const { boot_vcpus: vcpus } = config.cpus;
-    this.log('debug', 'vmm', `${vcpus} vCPU, ${formatBytes(config.memory.size)} of memory, entry by ${boot.protocol}`);
-    return { machine, boot };
+  /** Starts all threads of a restored VM, which then wait as those of a paused one do. */
+  private async enterRestored(): Promise<void> {
+    const { prepared, hardware } = this;
+    if (prepared === undefined || hardware === undefined) throw new Error('there is nothing to restore');
+    this.prepared = undefined;
+    this.devices.start(hardware.guestMemory, { paused: true });
+    hardware.vsock?.started();
+    this.startMachine(prepared);
+    let ended = false;
+    void this.exited.then(() => (ended = true));
+    await Promise.race([prepared.machine.ready(), this.exited]);
+    if (ended || this.ended) {
+      const exit = await this.exited;
+      throw exit.reason === 'failure'
+        ? exit.error
+        : new VmError('SNAPSHOT', 'the VM ended while it was restored', 'restore it again');
+    }
+    hardware.ports.nudge();
+    this.state = 'paused';
+    this.onEvent({ type: 'restored' });
   }
 
-  private startMachine(machine: Machine, boot: BootState): void {
-    machine.start(
-      { kind: 'boot', boot },
-      {
-        onEntering: (modulesLoaded, entering) => {
-          this.times.workerLoaded ||= modulesLoaded;
-          this.times.entering ||= entering;
-          this.log('debug', 'vcpu0', 'running');
-          this.onEvent({ type: 'booted' });
-        },
-        onGuestEvent: (event) => {
-          this.panicked = true;
-          const crash = ', and goes into its crash kernel';
-          this.log('error', 'vmm', `the guest panicked${event === 'crash-loaded' ? crash : ''}`);
-          this.onEvent({ type: event });
-        },
-        onOutcome: (outcome) => {
-          this.handleOutcome(outcome);
-        },
-        onFailure: (worker, error) => {
-          this.fail(worker, error);
-        },
+  private async saveTo(directory: string): Promise<void> {
+    const { machine, hardware, config } = this;
+    if (this.state !== 'paused' || machine === undefined || hardware === undefined) throw notRunning('be saved');
+    const { writeSnapshot } = await import('./snapshot/write.js');
+    const begin = performance.now();
+    const takenAtMs = Date.now();
+    const state = {
+      takenAtMs,
+      machine: await machine.save(),
+      ports: hardware.ports.save(),
+      devices: await this.devices.save(),
+    };
+    const { vsock } = config;
+    const present = vsock === undefined ? config : { ...config, vsock: { ...vsock, cid: this.vsock.cid } };
+    const written = await writeSnapshot(directory, { config: present, memory: hardware.memory.map, state });
+    const took = `${Math.round(performance.now() - begin)} ms`;
+    this.log('info', 'vmm', `saved to ${directory}: ${formatBytes(written)} of memory in ${took}`);
+  }
+
+  /** A new machine with the guest loaded into memory that is all zeroes. */
+  private loadMachine(hardware: Hardware): LoadedMachine {
+    const boot = loadConfiguredGuest(this.config, hardware.memory.map, this.devices.placements);
+    const { cpus, memory } = this.config;
+    const size = formatBytes(memory.size);
+    this.log('debug', 'vmm', `${cpus.boot_vcpus} vCPU, ${size} of memory, entry by ${boot.protocol}`);
+    return { machine: this.newMachine(hardware), begin: { kind: 'boot', boot } };
+  }
+
+  /** A new machine that goes on where a saved one was. */
+  private restoreMachine(hardware: Hardware, { state }: OpenSnapshot): LoadedMachine {
+    checkShape(this.config, state);
+    this.devices.restore(state.devices);
+    hardware.ports.restore(state.ports);
+    const elapsedMs = Math.max(0, Date.now() - state.takenAtMs);
+    const elapsedNs = BigInt(Math.round(elapsedMs * 1e6));
+    return { machine: this.newMachine(hardware), begin: { kind: 'restore', elapsedNs, ...state.machine } };
+  }
+
+  /** Over the VM's memory and devices, with `vcpuThreads` as its vCPUs. */
+  private newMachine({ system, guestMemory, ports }: Hardware): Machine {
+    const { cpus } = this.config;
+    const parts = { cpus, system, memory: guestMemory, devices: this.devices, ports: ports.handles };
+    const machine = new Machine(parts, this.vcpuThreads);
+    this.machine = machine;
+    return machine;
+  }
+
+  private startMachine({ machine, begin }: LoadedMachine): void {
+    machine.start(begin, {
+      onEntering: (modulesLoaded, entering) => {
+        this.times.workerLoaded ||= modulesLoaded;
+        this.times.entering ||= entering;
+        this.log('debug', 'vcpu0', 'running');
+        if (begin.kind === 'boot') this.onEvent({ type: 'booted' });
       },
-    );
+      onGuestEvent: (event) => {
+        this.panicked = true;
+        const crash = ', and goes into its crash kernel';
+        this.log('error', 'vmm', `the guest panicked${event === 'crash-loaded' ? crash : ''}`);
+        this.onEvent({ type: event });
+      },
+      onOutcome: (outcome) => {
+        this.handleOutcome(outcome);
+      },
+      onFailure: (worker, error) => {
+        this.fail(worker, error);
+      },
+    });
   }
 
   private handleOutcome(outcome: VcpuOutcome): void {
@@ -453,17 +456,6 @@ export class Vm {
     else this.reboot();
   }
 
-  private buildWatchdog(): WatchdogMonitor {
-    const expired = (): void => {
-      this.log('warn', 'watchdog', 'the guest has not fed its watchdog in time and is reset');
-      this.onEvent({ type: 'watchdog-expired' });
-      this.handleReset();
-    };
-    return this.resources.own(new WatchdogMonitor(expired), (watchdog) => {
-      watchdog.close();
-    });
-  }
-
   /** Starts the guest again, in a new machine over the same memory and devices. */
   private reboot(): void {
     if (this.state !== 'running' || this.rebooting !== undefined) return;
@@ -479,8 +471,8 @@ export class Vm {
   }
 
   private async replaceMachine(): Promise<void> {
-    const { machine, memory } = this;
-    if (machine === undefined || memory === undefined) return;
+    const { machine, hardware } = this;
+    if (machine === undefined || hardware === undefined) return;
     // They load while the old ones end.
     this.vcpuThreads = takeVcpuThreads(this.config.cpus);
     throwIfStuck(await machine.stop());
@@ -489,12 +481,10 @@ export class Vm {
     // The VM may have been stopped meanwhile: `tearDown` waits for this and does the rest.
     if (this.ended) return;
     this.devices.reset();
-    this.guestConsoles?.reset();
-    this.watchdog?.reset();
+    hardware.ports.reset();
     this.panicked = false;
-    memory.clear();
-    const next = this.buildMachine(this.vcpuThreads);
-    this.startMachine(next.machine, next.boot);
+    hardware.memory.clear();
+    this.startMachine(this.loadMachine(hardware));
   }
 
   /** Runs one change of state after the other. */
@@ -516,45 +506,9 @@ export class Vm {
     return this.state === 'ending';
   }
 
-  private joinSibling(other: Vm): void {
-    const here = this.vsockHost;
-    const there = other.vsockHost;
-    if (here === undefined || there === undefined) throw new VsockError('NO_DEVICE');
-    if (here.cid === there.cid) throw new RangeError(`two guests with CID ${here.cid} cannot tell each other apart`);
-    here.addSibling(there);
-    there.addSibling(here);
-  }
-
-  /** The command line before our entries. */
-  private get baseCmdline(): string {
-    return this.config.payload.cmdline ?? (this.builtInGuest ? '' : DEFAULT_LINUX_CMDLINE);
-  }
-
-  /** Whether the guest finds its devices through ACPI; the built-in one, and those told not to, read the command line. */
-  private get guestUsesAcpi(): boolean {
-    return !this.builtInGuest && usesAcpi(this.baseCmdline);
-  }
-
-  private load(memory: AllocatedMemory): BootState {
-    const { config, guestUsesAcpi } = this;
-    const { payload, cpus } = config;
-    const { placements } = this.devices;
-    return loadGuest(new GuestMemory(memory.map), {
-      kernel: payload.kernel ?? BUILT_IN_GUEST,
-      initramfs: payload.initramfs,
-      cmdline: buildCommandLine(this.baseCmdline, guestUsesAcpi ? [] : placements),
-      cpus: cpus.boot_vcpus,
-      acpi: guestUsesAcpi ? acpiOptions(config, placements) : undefined,
-    });
-  }
-
-  private get builtConsoles(): Consoles {
-    if (this.guestConsoles === undefined) throw new Error('the VM is not built yet');
-    return this.guestConsoles;
-  }
-
-  private ownEventFd(): Fd {
-    return this.resources.own(createEventFd(), close);
+  private get built(): Hardware {
+    if (this.hardware === undefined) throw new Error('the VM is not built yet');
+    return this.hardware;
   }
 
   private fail(worker: string, error: Error): void {
@@ -576,15 +530,20 @@ export class Vm {
   }
 
   /** Stops and joins every worker, then releases everything. Throws VmError INTERNAL when a worker does not end. */
-  private async tearDown(): Promise<void> {
+  private tearDown(): Promise<void> {
+    this.tornDown ??= this.takeDown();
+    return this.tornDown;
+  }
+
+  private async takeDown(): Promise<void> {
     this.state = 'ending';
-    this.vsockHost?.ending();
+    this.hardware?.vsock?.ending();
     await this.rebooting;
     // vCPUs first: one that waits for the I/O worker's acknowledgement gets it.
     const stuckVcpus = (await this.machine?.stop()) ?? (await joinUnused(this.vcpuThreads));
     const stuckWorkers = await this.devices.stop();
-    this.vsockHost?.close();
-    await this.guestConsoles?.flush();
+    this.hardware?.vsock?.close();
+    await this.hardware?.consoles.flush();
     this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
     // What a stuck thread holds is still in use: releasing it under the thread would be worse than keeping it.
     throwIfStuck([...stuckVcpus, ...stuckWorkers]);
@@ -604,6 +563,21 @@ function notRunning(what: string, cause?: unknown): VmError {
     `a VM that does not run cannot ${what}`,
     'start it first, or make a new one',
     cause,
+  );
+}
+
+/** Throws VmError SNAPSHOT when the configuration is for another machine than the one that was saved. */
+function checkShape({ cpus, memory }: VmConfig, { machine, memory: saved }: SavedState): void {
+  const differing = [
+    ['vCPUs', machine.vcpus.length, cpus.boot_vcpus],
+    ['bytes of memory', saved.file_size, memory.size],
+  ].find(([, there, here]) => there !== here);
+  if (differing === undefined) return;
+  const [what, there, here] = differing;
+  throw new VmError(
+    'SNAPSHOT',
+    `the snapshot has ${there} ${what}, and the configuration ${here}`,
+    'restore with the configuration that was saved; only host paths may be others',
   );
 }
 

@@ -3,7 +3,12 @@
 // The guest tells of starts and of new periods through an eventfd, not of kicks: those only move the end away, which is
 // seen when the timer that was set for the earlier end fires.
 
-import { createWatchdogShared, WatchdogHost, type WatchdogShared } from '../devices/legacy/watchdog.js';
+import {
+  createWatchdogShared,
+  WatchdogHost,
+  type WatchdogShared,
+  type WatchdogSnapshot,
+} from '../devices/legacy/watchdog.js';
 import { createEventFd, drainEventFd } from '../platform/eventfd.js';
 import { FdWatcher } from '../platform/fd-watcher.js';
 import { close } from '../platform/libc.js';
@@ -40,6 +45,15 @@ export class WatchdogMonitor {
   /** For a reset of the machine: the timer is stopped; what the guest reads of the last reset's reason stays. */
   reset(): void {
     this.host.reset();
+    this.look();
+  }
+
+  save(): WatchdogSnapshot {
+    return this.host.save();
+  }
+
+  restore(snapshot: WatchdogSnapshot): void {
+    this.host.restore(snapshot);
     this.look();
   }
 

@@ -114,6 +114,8 @@ export interface IoStart {
   readonly memory: MemoryMap;
   /** The longest time to look for work before sleeping. */
   readonly busyPollMicroseconds: number;
+  /** Whether to wait for `resume` before anything is done. */
+  readonly paused: boolean;
   readonly devices: readonly DeviceStart[];
   /** Brings IoCommands while the worker runs; transferred with the message. */
   readonly commands: MessagePort;

@@ -4,7 +4,8 @@
 // before that if it busy-polls, the device looks at its queues by itself, and only then asks for notifications. So a
 // busy driver never notifies, and handlers of descriptors only note what became ready.
 //
-// Left out: snapshot and restore.
+// A snapshot keeps no connection: a restored guest is told so by TRANSPORT_RESET, and nothing is delivered before it has
+// heard.
 
 import {
   featureWords,
@@ -15,6 +16,7 @@ import {
   VIRTIO_RING_F_INDIRECT_DESC_BIT,
   type Activation,
   type DeviceInterrupt,
+  type DeviceState,
   type VirtioDevice,
 } from '../devices/virtio/device.js';
 import type { MmioDeviceIdentity } from '../devices/virtio/mmio.js';
@@ -221,7 +223,7 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
   poll(): boolean {
     if (this.interrupt === undefined) return false;
     const event = this.events.pump();
-    const result = event === EVENT_BROKEN ? MUXER_BROKEN : this.muxer.poll();
+    const result = event === EVENT_BROKEN ? MUXER_BROKEN : this.muxer.poll(!this.events.gated);
     if (result === MUXER_IDLE && event === EVENT_IDLE) return false;
     if (this.armed) {
       this.armed = false;
@@ -241,6 +243,19 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
     this.armed = true;
     const event = this.events.arm();
     return this.muxer.arm() || event;
+  }
+
+  quiesce(): void {
+    this.muxer.putBuffersBack();
+  }
+
+  save(): DeviceState {
+    return { ephemeralPortsUsed: this.muxer.ephemeralPortsUsed };
+  }
+
+  restore({ ephemeralPortsUsed }: DeviceState): void {
+    if (typeof ephemeralPortsUsed === 'number') this.muxer.skipEphemeralPorts(ephemeralPortsUsed);
+    this.events.transportResetAfterRestore();
   }
 
   close(): void {

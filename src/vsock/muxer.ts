@@ -179,8 +179,23 @@ export class Muxer implements ConnectionContext, TxSink {
     this.guestCid = cid;
   }
 
-  /** One batch each way. The caller publishes what was staged. */
-  poll(): MuxerResult {
+  /** How many host ports of host-initiated connections have been given out, modulo their number. */
+  get ephemeralPortsUsed(): number {
+    return this.nextEphemeral;
+  }
+
+  /** Goes on behind the ports that were given out before: the guest may remember them. */
+  skipEphemeralPorts(used: number): void {
+    this.nextEphemeral = used % EPHEMERAL_PORTS;
+  }
+
+  /** Holds no receive buffer any more; the next packet takes them again. */
+  putBuffersBack(): void {
+    this.rx.putBuffersBack();
+  }
+
+  /** One batch each way, or from the guest only. The caller publishes what was staged. */
+  poll(mayDeliver = true): MuxerResult {
     let worked = false;
     // While the guest owes receive buffers for this many answers it is not given the chance to ask for more.
     if (this.rx.resets.length < RESET_LIMIT) {
@@ -188,6 +203,7 @@ export class Muxer implements ConnectionContext, TxSink {
       if (result === TX_BROKEN) return MUXER_BROKEN;
       worked = result !== TX_IDLE;
     }
+    if (!mayDeliver) return worked ? MUXER_WORKED : MUXER_IDLE;
     const result = this.rx.pump();
     if (result === RX_BROKEN) return MUXER_BROKEN;
     return worked || result !== RX_IDLE ? MUXER_WORKED : MUXER_IDLE;

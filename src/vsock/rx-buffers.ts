@@ -153,6 +153,12 @@ export class RxBuffers {
     this.queue.addUsed(this.heads[index], HEADER_SIZE);
   }
 
+  /** Gives every chain at hand back to the queue, unused: `refill` takes them again. */
+  putBack(): void {
+    this.queue.unpop(this.held);
+    this.clear();
+  }
+
   /** Room for one more chain, even of the worst kind. */
   private hasRoom(): boolean {
     return (

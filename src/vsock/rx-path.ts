@@ -102,6 +102,12 @@ export class RxPath {
     this.guestCid = cid;
   }
 
+  /** Holds no receive buffer any more. */
+  putBuffersBack(): void {
+    this.buffers?.putBack();
+    this.starved = false;
+  }
+
   private forget(): void {
     this.resets.clear();
     this.controls.clear();

@@ -22,6 +22,15 @@ export function createEventDeviceShared(): EventDeviceShared {
   return { words: new SharedArrayBuffer(WORD_COUNT * Int32Array.BYTES_PER_ELEMENT) };
 }
 
+/** What is pending, for `restoreEventDevice`. */
+export function saveEventDevice({ words }: EventDeviceShared): number {
+  return Atomics.load(new Int32Array(words), WORD_PENDING);
+}
+
+export function restoreEventDevice({ words }: EventDeviceShared, pending: number): void {
+  Atomics.store(new Int32Array(words), WORD_PENDING, pending);
+}
+
 /**
  * Tells the guest that the power button was pressed; `raiseInterrupt` signals the device's interrupt. Main thread. The
  * interrupt is raised even when the guest has not taken the last press yet: an edge that came before its driver is lost.

@@ -79,6 +79,16 @@ export function createI8042Shared(): I8042Shared {
   return { words };
 }
 
+/** The controller's state, for `restoreI8042`. No vCPU thread may run. */
+export function saveI8042({ words }: I8042Shared): number[] {
+  return Array.from(new Int32Array(words, Int32Array.BYTES_PER_ELEMENT));
+}
+
+/** Puts saved state back. No vCPU thread may run. */
+export function restoreI8042({ words }: I8042Shared, saved: readonly number[]): void {
+  new Int32Array(words, Int32Array.BYTES_PER_ELEMENT).set(saved.slice(0, WORD.COUNT - 1));
+}
+
 /** The controller as one vCPU thread sees it. All of them may use it at once, if they share its state. */
 export class I8042 {
   private readonly words: Int32Array;

@@ -65,3 +65,17 @@ export function createSerialShared(
 export function resetSerialRegisters(shared: SerialShared): void {
   new Int32Array(shared.words).fill(0);
 }
+
+/** The registers, for `restoreSerialRegisters`. No vCPU thread may run. */
+export function saveSerialRegisters(shared: SerialShared): number[] {
+  return Array.from(new Int32Array(shared.words)).slice(WORD.LOCK + 1);
+}
+
+/** Puts saved registers back; the rings are new, so there is room in them. No vCPU thread may run. */
+export function restoreSerialRegisters(shared: SerialShared, saved: readonly number[]): void {
+  const words = new Int32Array(shared.words);
+  words.set(saved.slice(0, WORD_COUNT - 1), WORD.LOCK + 1);
+  // Nobody is going to empty a ring that is empty: the transmitter is ready now.
+  if (words[WORD.TX_STALLED] !== 0) words[WORD.THRE_PENDING] = 1;
+  words[WORD.TX_STALLED] = 0;
+}

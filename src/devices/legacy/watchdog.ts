@@ -55,6 +55,14 @@ export interface WatchdogShared {
   readonly state: SharedArrayBuffer;
 }
 
+/** A timer while no vCPU runs: plain JSON. */
+export interface WatchdogSnapshot {
+  /** Milliseconds until it would have expired; null while it is stopped. */
+  readonly left: number | null;
+  readonly period: number;
+  readonly status: number;
+}
+
 export function createWatchdogShared(): WatchdogShared {
   const state = new SharedArrayBuffer(WORD_BYTES + Float64Array.BYTES_PER_ELEMENT);
   new Int32Array(state)[WORD.PERIOD] = DEFAULT_PERIOD;
@@ -89,7 +97,11 @@ class WatchdogState {
   }
 
   restart(): void {
-    this.deadlines[0] = this.now() + (this.words[WORD.PERIOD] >>> 0) * WATCHDOG_UNIT_MS;
+    this.expireIn((this.words[WORD.PERIOD] >>> 0) * WATCHDOG_UNIT_MS);
+  }
+
+  expireIn(milliseconds: number): void {
+    this.deadlines[0] = this.now() + milliseconds;
   }
 
   locked<T>(action: () => T): T {
@@ -209,6 +221,27 @@ export class WatchdogHost {
       state.words[WORD.RUNNING] = 0;
       state.words[WORD.STATUS] = WATCHDOG_STATUS_EXPIRED;
       return true;
+    });
+  }
+
+  /** The timer as it is, for `restore`. While no vCPU runs. */
+  save(): WatchdogSnapshot {
+    const { state } = this;
+    return state.locked(() => ({
+      left: state.running ? state.left : null,
+      period: state.words[WORD.PERIOD],
+      status: state.words[WORD.STATUS],
+    }));
+  }
+
+  /** Puts a saved timer back; the countdown goes on from what was left of it. While no vCPU runs. */
+  restore({ left, period, status }: WatchdogSnapshot): void {
+    const { state } = this;
+    state.locked(() => {
+      state.words[WORD.PERIOD] = period;
+      state.words[WORD.STATUS] = status;
+      state.words[WORD.RUNNING] = left === null ? 0 : 1;
+      if (left !== null) state.expireIn(left);
     });
   }
 

@@ -225,6 +225,25 @@ export class SplitQueue {
     return this.pending() !== 0;
   }
 
+  /**
+   * Asks the driver to notify when it makes a chain available beyond the `known` ones that it had made so far, of which
+   * some may not be popped yet; returns whether it has done so already.
+   */
+  armForMoreThan(known: number): boolean {
+    if (this.eventIdx) {
+      Atomics.store(this.used16, this.used16Base + USED_AVAIL_EVENT_WORDS16 + 4 * this.size, known);
+    } else {
+      Atomics.store(this.used16, this.used16Base, 0);
+    }
+    return this.available !== known;
+  }
+
+  /** The driver's available index: free-running, modulo 2^16. */
+  get available(): number {
+    this.pending();
+    return this.knownAvail;
+  }
+
   private walk(
     chain: DescriptorChain,
     table: Uint32Array,

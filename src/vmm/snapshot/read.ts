@@ -1,0 +1,95 @@
+// Opens a snapshot and refuses what is not one, with the reason. Main thread.
+
+import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ZodError } from 'zod';
+import type { Fd } from '../../platform/units.js';
+import { VmError } from '../errors.js';
+import { CONFIG_FILE, MEMORY_FILE, parseState, SNAPSHOT_VERSION, STATE_FILE, type SavedState } from './format.js';
+
+/** A snapshot that was looked through. `close` releases its memory file. */
+export interface OpenSnapshot {
+  /** Not checked yet: host paths in it may be replaced first. */
+  readonly config: unknown;
+  readonly state: SavedState;
+  readonly memoryFd: Fd;
+  close(): void;
+}
+
+/** Throws VmError SNAPSHOT. */
+export function openSnapshot(directory: string): OpenSnapshot {
+  const state = readState(directory);
+  const config = readJson(directory, CONFIG_FILE);
+  const memoryFd = openMemory(directory, state.memory.file_size);
+  return {
+    config,
+    state,
+    memoryFd,
+    close: () => {
+      closeSync(memoryFd);
+    },
+  };
+}
+
+function readState(directory: string): SavedState {
+  const json = readJson(directory, STATE_FILE);
+  const { version } = json as { version?: unknown };
+  if (typeof version === 'number' && version !== SNAPSHOT_VERSION) {
+    throw refused(
+      directory,
+      `it has version ${version}, and this tsvmm reads version ${SNAPSHOT_VERSION}`,
+      'use the tsvmm that saved it',
+    );
+  }
+  try {
+    return parseState(json);
+  } catch (error) {
+    if (!(error instanceof ZodError)) throw error;
+    const { path, message } = error.issues[0] ?? { path: [], message: 'it makes no sense' };
+    throw refused(
+      directory,
+      `${STATE_FILE} is damaged at ${path.join('.') || 'its root'}: ${message}`,
+      'take a new one',
+      error,
+    );
+  }
+}
+
+function readJson(directory: string, name: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(join(directory, name), 'utf8');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? String(error);
+    const reason =
+      code === 'ENOENT'
+        ? `it has no ${name}: it is not a snapshot, or saving it was interrupted`
+        : `${name} cannot be read (${code})`;
+    throw refused(directory, reason, 'name the folder of a snapshot, or take a new one', error);
+  }
+  try {
+    const json: unknown = JSON.parse(text);
+    if (typeof json === 'object' && json !== null) return json;
+    throw new SyntaxError('it is not an object');
+  } catch (error) {
+    throw refused(directory, `${name} is damaged: ${String(error)}`, 'take a new one', error);
+  }
+}
+
+function openMemory(directory: string, size: number): Fd {
+  let fd: number;
+  try {
+    fd = openSync(join(directory, MEMORY_FILE), 'r');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? String(error);
+    throw refused(directory, `${MEMORY_FILE} cannot be opened (${code})`, 'take a new one', error);
+  }
+  const present = fstatSync(fd).size;
+  if (present === size) return fd as Fd;
+  closeSync(fd);
+  throw refused(directory, `${MEMORY_FILE} has ${present} bytes instead of ${size}`, 'take a new one');
+}
+
+function refused(directory: string, reason: string, mend: string, cause?: unknown): VmError {
+  return new VmError('SNAPSHOT', `the snapshot in ${directory} cannot be restored: ${reason}`, mend, cause);
+}

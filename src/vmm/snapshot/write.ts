@@ -1,0 +1,89 @@
+// Writes a snapshot into a folder so that a crash at any moment leaves either the whole of it or none. Main thread.
+//
+// Every file is written under a temporary name and synchronised before it takes its own; state.json, without which the
+// folder is no snapshot, is removed first and takes its name last.
+
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { VmConfig } from '../../config/vm-config.js';
+import type { MemoryMap } from '../../platform/guest-memory.js';
+import type { Fd } from '../../platform/units.js';
+import { packageVersion } from '../../platform/package-version.js';
+import { VmError } from '../errors.js';
+import { CONFIG_FILE, formatState, MEMORY_FILE, STATE_FILE, type SavedState } from './format.js';
+import { fileOffsets, writeMemory } from './memory-file.js';
+
+/** Names of files under way; whatever is called so is nobody's. */
+const TEMPORARY_SUFFIX = '.tmp';
+
+export interface SnapshotSource {
+  readonly config: VmConfig;
+  readonly memory: MemoryMap;
+  readonly state: Omit<SavedState, 'memory'>;
+}
+
+/** Makes the folder if it is not there. Rejects with VmError SNAPSHOT. Returns how many bytes of memory were written. */
+export async function writeSnapshot(directory: string, source: SnapshotSource): Promise<number> {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    return await writeInto(directory, source);
+  } catch (error) {
+    for (const name of [CONFIG_FILE, MEMORY_FILE, STATE_FILE]) rmSync(temporary(directory, name), { force: true });
+    const reason = (error as NodeJS.ErrnoException).code ?? String(error);
+    throw new VmError(
+      'SNAPSHOT',
+      `the snapshot cannot be written to ${directory} (${reason})`,
+      'name a folder where you may create files, with room for the memory of the guest',
+      error,
+    );
+  }
+}
+
+async function writeInto(directory: string, { config, memory, state }: SnapshotSource): Promise<number> {
+  const ranges = memory.map(({ guestAddress, size }) => ({ gpa: guestAddress, size }));
+  const file_size = fileOffsets(memory).at(-1) ?? 0;
+  const stateFile = formatState({ ...state, memory: { file_size, ranges } }, packageVersion());
+
+  // From here on until the very end it is no snapshot.
+  rmSync(join(directory, STATE_FILE), { force: true });
+  sync(directory);
+  const memoryFd = openSync(temporary(directory, MEMORY_FILE), 'w', 0o600);
+  let written: number;
+  try {
+    written = await writeMemory(memory, memoryFd as Fd);
+    fsyncSync(memoryFd);
+  } finally {
+    closeSync(memoryFd);
+  }
+  writeText(temporary(directory, CONFIG_FILE), config);
+  writeText(temporary(directory, STATE_FILE), stateFile);
+  for (const name of [MEMORY_FILE, CONFIG_FILE]) renameSync(temporary(directory, name), join(directory, name));
+  sync(directory);
+  renameSync(temporary(directory, STATE_FILE), join(directory, STATE_FILE));
+  sync(directory);
+  return written;
+}
+
+function temporary(directory: string, name: string): string {
+  return join(directory, name + TEMPORARY_SUFFIX);
+}
+
+function writeText(path: string, content: unknown): void {
+  const fd = openSync(path, 'w', 0o600);
+  try {
+    writeFileSync(fd, `${JSON.stringify(content, undefined, 2)}\n`);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Makes the names in a folder permanent. */
+function sync(directory: string): void {
+  const fd = openSync(directory, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

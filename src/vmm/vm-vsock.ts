@@ -1,0 +1,92 @@
+// Streams between this process and a guest, as the library shows them. Main thread.
+
+import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
+import type { ConnectionInfo } from '../vsock/connection-info.js';
+import { VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
+import { VsockError } from '../vsock/in-process/errors.js';
+import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
+import type { VsockServer } from '../vsock/in-process/server.js';
+import type { VsockStream } from '../vsock/in-process/stream.js';
+
+/** Another VM of this process, as far as joining it goes. */
+export interface Joinable {
+  readonly vsock: VmVsock;
+}
+
+/** Streams between this process and the guest, without a socket. */
+export class VmVsock {
+  private readonly host: VsockHost;
+  private readonly counterMemory: SharedArrayBuffer;
+  private guestCid: number;
+
+  /** Not for users: a VM makes its own. */
+  constructor(host: VsockHost, counterMemory: SharedArrayBuffer) {
+    this.host = host;
+    this.counterMemory = counterMemory;
+    this.guestCid = host.cid;
+  }
+
+  /** The guest's context id. */
+  get cid(): number {
+    return this.guestCid;
+  }
+
+  /** Opens a stream to port `port` of the guest. Rejects with VsockError, or RangeError for arguments that cannot be. */
+  connect(port: number, options?: ConnectOptions): Promise<VsockStream> {
+    return this.host.connect(port, options);
+  }
+
+  /**
+   * Serves connections of the guest to (CID 2, `port`) in this process; they do not go to a Unix socket then. May be
+   * called before the VM starts. Throws VsockError or RangeError.
+   */
+  listen(port: number, onConnection?: (stream: VsockStream) => void): VsockServer {
+    return this.host.listen(port, onConnection);
+  }
+
+  /**
+   * Lets this guest and that of `other`, a VM of this process with another CID, reach each other by their CIDs, without
+   * a socket. Throws VsockError NO_DEVICE, or RangeError when the CIDs are the same.
+   */
+  join(other: Joinable): void {
+    const here = this.host;
+    const there = other.vsock.host;
+    if (here.cid === there.cid) throw new RangeError(`two guests with CID ${here.cid} cannot tell each other apart`);
+    here.addSibling(there);
+    there.addSibling(here);
+  }
+
+  /**
+   * What the device has counted since the VM was created: Numbers, exact up to 2^53, read without asking the worker. One
+   * may be a moment ahead of another.
+   */
+  counters(): VsockCounterSnapshot {
+    return new VsockCounters(this.counterMemory).snapshot();
+  }
+
+  /** The guest's connections at present; while the VM is paused, not before it is resumed. Rejects with VsockError CLOSED. */
+  connections(): Promise<readonly ConnectionInfo[]> {
+    return this.host.connections();
+  }
+
+  /**
+   * Gives the guest another context id while it runs. All its connections end; a driver that is up is told to read the
+   * new one (TRANSPORT_RESET), a later one finds it. Throws RangeError for an id that a guest cannot have. Other VMs
+   * know the guest by its first one.
+   */
+  setGuestCid(cid: number): void {
+    if (!Number.isInteger(cid) || cid < MIN_GUEST_CID || cid > MAX_GUEST_CID) {
+      throw new RangeError(
+        `${cid} is not a context id that a guest can have; use ${MIN_GUEST_CID} to ${MAX_GUEST_CID}`,
+      );
+    }
+    this.guestCid = cid;
+    this.host.setGuestCid(cid);
+  }
+}
+
+/** The streams of a VM that may have none. Throws VsockError NO_DEVICE. */
+export function vsockOrThrow(vsock: VmVsock | undefined): VmVsock {
+  if (vsock === undefined) throw new VsockError('NO_DEVICE');
+  return vsock;
+}
