@@ -45,7 +45,10 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
     loop.watch(start.stopEvent, EPOLLIN, { ready: () => undefined });
     const stopped = (): boolean => control.stopRequested;
     if (commands.paused) commands.sleepUntilResumed(stopped);
-    while (devices.length > 0) backends[backends.length - devices.length].serve(devices.shift() as VirtioDevice);
+    for (const backend of backends) {
+      const device = devices.shift();
+      if (device !== undefined) backend.serve(device);
+    }
     send({ type: 'running' });
     while (!control.stopRequested) {
       loop.turn();
@@ -61,7 +64,9 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
 /** What the main thread asks of this worker while it runs. */
 class CommandReader {
   paused: boolean;
-  private answered = true;
+  private asleep = false;
+  /** Whether the main thread waits to hear that this thread sleeps. */
+  private asked = false;
   private readonly start: IoStart;
   private readonly backends: readonly MmioBackend[];
   private readonly send: Send;
@@ -84,7 +89,9 @@ class CommandReader {
    */
   sleepUntilResumed(stopped: () => boolean): void {
     for (const backend of this.backends) backend.quiesce();
-    this.answerPause();
+    this.asleep = true;
+    if (this.asked) this.send({ type: 'paused' });
+    this.asked = false;
     const { commandEvent, stopEvent } = this.start;
     const epoll = new Epoll();
     try {
@@ -93,20 +100,13 @@ class CommandReader {
       while (this.paused && !stopped()) {
         epoll.wait(-1);
         this.read();
-        // Resumed and paused again at once.
-        if (this.paused) this.answerPause();
       }
     } finally {
       epoll.close();
     }
+    this.asleep = false;
     // What a device put back it is not notified of again.
     for (const backend of this.backends) backend.lookAtQueues();
-  }
-
-  private answerPause(): void {
-    if (this.answered) return;
-    this.answered = true;
-    this.send({ type: 'paused' });
   }
 
   private read(): void {
@@ -124,8 +124,10 @@ class CommandReader {
         this.backends[command.device].command(command.command);
         return;
       case 'pause':
+        // Resumed and paused again at once, the loop has not turned in between: nothing was taken up.
+        if (this.asleep) this.send({ type: 'paused' });
+        else this.asked = true;
         this.paused = true;
-        this.answered = false;
         return;
       case 'save':
         this.send({ type: 'state', devices: this.backends.map((backend) => backend.save()) });

@@ -352,10 +352,8 @@ export class Vm {
     this.devices.start(hardware.guestMemory, { paused: true });
     hardware.vsock?.started();
     this.startMachine(prepared);
-    let ended = false;
-    void this.exited.then(() => (ended = true));
     await Promise.race([prepared.machine.ready(), this.exited]);
-    if (ended || this.ended) {
+    if (this.ended) {
       const exit = await this.exited;
       throw exit.reason === 'failure'
         ? exit.error

@@ -43,7 +43,7 @@ describeKvm('the power button', () => {
       await vm.stop();
       expect(() => {
         vm.powerButton();
-      }).toThrow(/needs a VM that runs/);
+      }).toThrow(/does not run cannot have its power button pressed/);
     });
   });
 });
