@@ -3,12 +3,19 @@
 export { ConfigError, type ConfigErrorCode } from './config/config-error.js';
 export { validateVmConfig } from './config/validate.js';
 export type {
+  BalloonConfig,
   ConsoleConfig,
-  CpusConfig,
-  MemoryConfig,
-  PayloadConfig,
-  SerialConfig,
   ConsoleMode,
+  CpusConfig,
+  DebugConsoleConfig,
+  DiskConfig,
+  MemoryConfig,
+  NetConfig,
+  PayloadConfig,
+  PmemConfig,
+  RateLimiterConfig,
+  RngConfig,
+  SerialConfig,
   VmConfig,
   VmConfigInput,
   VsockConfig,
@@ -21,11 +28,13 @@ export {
   type VmBalloon,
   type VmConsole,
   type VmConsoles,
+  type VmEvent,
   type VmExit,
   type VmLog,
   type VmOptions,
   type VmVsock,
 } from './vmm/vm.js';
+export type { SnapshotOverrides } from './vmm/snapshot/overrides.js';
 export type { ConnectionInfo } from './vsock/connection-info.js';
 export type { VsockCounterName, VsockCounterSnapshot } from './vsock/counters.js';
 export { VsockError, type VsockErrorCode } from './vsock/in-process/errors.js';
