@@ -2,11 +2,6 @@
 
 import type { VmConfig } from '../config/vm-config.js';
 import type { AttachContext, AttachedDevice } from './attach/attached-device.js';
-import { attachBalloon } from './attach/balloon.js';
-import { attachBlock } from './attach/block.js';
-import { attachNet } from './attach/net.js';
-import { attachPmem } from './attach/pmem.js';
-import { attachRng } from './attach/rng.js';
 import { attachVsock, type AttachedVsock, type VsockInsight } from './attach/vsock.js';
 import type { Consoles } from './consoles/consoles.js';
 import type { DeviceMemorySpace } from './device-memory.js';
@@ -17,23 +12,39 @@ export interface AttachedDevices {
   readonly vsock: AttachedVsock | undefined;
 }
 
-/** Opens what the devices need of the host. Throws VmError. */
-export function attachDevices(
+/** Opens what the devices need of the host; the code for a kind is loaded when there is one. Rejects with VmError. */
+export async function attachDevices(
   config: VmConfig,
   vsock: VsockInsight,
   context: AttachContext,
   space: DeviceMemorySpace,
   consoles: Consoles,
-): AttachedDevices {
+): Promise<AttachedDevices> {
   const all: AttachedDevice[] = [];
   const attachedVsock = config.vsock === undefined ? undefined : attachVsock(config.vsock, vsock, context);
   if (attachedVsock !== undefined) all.push(attachedVsock.device);
-  config.disks?.forEach((disk, index) => all.push(attachBlock(disk, index, context)));
-  config.net?.forEach((net, index) => all.push(attachNet(net, index, context)));
-  config.pmem?.forEach((pmem, index) => all.push(attachPmem(pmem, index, context, space)));
+  const { disks = [], net: cards = [], pmem = [], balloon } = config;
+  if (disks.length > 0) {
+    const { attachBlock } = await import('./attach/block.js');
+    disks.forEach((disk, index) => all.push(attachBlock(disk, index, context)));
+  }
+  if (cards.length > 0) {
+    const { attachNet } = await import('./attach/net.js');
+    cards.forEach((card, index) => all.push(attachNet(card, index, context)));
+  }
+  if (pmem.length > 0) {
+    const { attachPmem } = await import('./attach/pmem.js');
+    pmem.forEach((file, index) => all.push(attachPmem(file, index, context, space)));
+  }
   const rng = rngOf(config);
-  if (rng !== undefined) all.push(attachRng(rng, context));
-  if (config.balloon !== undefined) all.push(attachBalloon(config.balloon));
+  if (rng !== undefined) {
+    const { attachRng } = await import('./attach/rng.js');
+    all.push(attachRng(rng, context));
+  }
+  if (balloon !== undefined) {
+    const { attachBalloon } = await import('./attach/balloon.js');
+    all.push(attachBalloon(balloon));
+  }
   if (consoles.device !== undefined) all.push(consoles.device);
   return { all, vsock: attachedVsock };
 }

@@ -42,8 +42,8 @@ export interface HardwareContext {
   readonly savedMemory?: Fd | undefined;
 }
 
-/** Throws VmError. */
-export function buildHardware(config: VmConfig, context: HardwareContext): Hardware {
+/** Rejects with VmError. */
+export async function buildHardware(config: VmConfig, context: HardwareContext): Promise<Hardware> {
   const { resources, devices, log, reached } = context;
   const system = resources.own(KvmSystem.open(), (kvm) => {
     kvm.close();
@@ -66,7 +66,7 @@ export function buildHardware(config: VmConfig, context: HardwareContext): Hardw
     log(level, 'vmm', message);
   };
   const space = new DeviceMemorySpace(memory.map, physicalAddressBits(system.supportedCpuid()));
-  const attached = attachDevices(config, context.vsockInsight, { resources, log: attachLog }, space, consoles);
+  const attached = await attachDevices(config, context.vsockInsight, { resources, log: attachLog }, space, consoles);
   for (const device of attached.all) devices.add(device);
   const guestMemory = [...memory.map, ...attached.all.flatMap((device) => device.memory ?? [])];
   return { system, memory, guestMemory, consoles, ports, vsock: attached.vsock?.host };

@@ -145,7 +145,7 @@ export class Vm {
     const vm = new Vm(await ensureValidVmConfig(config), options);
     vm.times.create = epochNow();
     try {
-      vm.build();
+      await vm.build();
       return vm;
     } catch (error) {
       await vm.tearDown();
@@ -169,7 +169,7 @@ export class Vm {
       const vm = new Vm(await ensureValidVmConfig(applyOverrides(saved.config, overrides)), options);
       vm.times.create = epochNow();
       try {
-        vm.build(saved);
+        await vm.build(saved);
         await vm.enterRestored();
         return vm;
       } catch (error) {
@@ -322,8 +322,8 @@ export class Vm {
     await this.exited;
   }
 
-  private build(saved?: OpenSnapshot): void {
-    const hardware = buildHardware(this.config, {
+  private async build(saved?: OpenSnapshot): Promise<void> {
+    const hardware = await buildHardware(this.config, {
       resources: this.resources,
       devices: this.devices,
       log: this.log,
@@ -339,6 +339,8 @@ export class Vm {
       savedMemory: saved?.memoryFd,
     });
     this.hardware = hardware;
+    // A worker may have failed while devices were loaded.
+    if (this.ended) throw notRunning('be built');
     if (hardware.vsock !== undefined) this.vmVsock = new VmVsock(hardware.vsock, this.vsockCounters);
     this.prepared = saved === undefined ? this.loadMachine(hardware) : this.restoreMachine(hardware, saved);
     this.times.loaded = epochNow();
