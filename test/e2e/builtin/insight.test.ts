@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { expect, test } from '@jest/globals';
 import { Vm, VsockError, type VsockStream } from '../../../src/index.js';
 import { describeKvm } from '../../support/kvm.js';
+import { eventually } from '../../support/process-state.js';
 import { ConsoleRecorder, testConfig } from '../../support/vms.js';
 
 const ECHO = 7;
@@ -35,6 +36,8 @@ describeKvm('a look at vsock', () => {
       stream.on('error', () => undefined);
       stream.write('hello');
       expect(String((await once(stream, 'data'))[0])).toBe('hello');
+      // The bytes may be here a moment before they are counted.
+      await eventually('all is counted', () => vm.vsock.counters().txBytes === 5);
       expect(vm.vsock.counters()).toMatchObject({ rxBytes: 5, txBytes: 5, connectionsFromHost: 1, guestFaults: 0 });
       expect(await vm.vsock.connections()).toMatchObject([
         { type: 'stream', guestPort: ECHO, peerCid: 2, state: 'established', rxBytes: 5, txBytes: 5, txWaiting: 0 },
