@@ -29,6 +29,8 @@ export type VmErrorCode =
   | 'NOT_RUNNING'
   /** A snapshot cannot be taken, or is not one that can be restored. */
   | 'SNAPSHOT'
+  /** The guest's memory cannot be written to a core file. */
+  | 'CORE_DUMP'
   /** A worker thread failed or did not answer: a bug of this project. */
   | 'INTERNAL';
 

@@ -151,6 +151,11 @@ export class Machine {
     this.control.order(ORDER_RUN);
   }
 
+  /** An NMI for every vCPU. Throws SysError. */
+  nmi(): void {
+    this.vm.broadcastNmi();
+  }
+
   /** The state of a paused machine. Rejects with SysError. */
   async save(): Promise<MachineSnapshot> {
     const { system } = this.parts;

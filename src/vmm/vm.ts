@@ -293,14 +293,8 @@ export class Vm {
    * and goes on afterwards; its vsock connections stay, but the restored guests have none. Rejects with VmError SNAPSHOT or
    * NOT_RUNNING.
    */
-  async snapshot(directory: string): Promise<void> {
-    const wasRunning = this.state === 'running';
-    await this.pause();
-    try {
-      await this.exclusively(() => this.saveTo(directory));
-    } finally {
-      if (wasRunning && !this.ended) await this.resume();
-    }
+  snapshot(directory: string): Promise<void> {
+    return this.whilePaused(() => this.saveTo(directory));
   }
 
   /**
@@ -314,6 +308,40 @@ export class Vm {
       throw new VmError('NO_POWER_BUTTON', `${why} not use ACPI, so it has no power button`, 'stop it instead');
     }
     this.built.ports.pressPowerButton();
+  }
+
+  /** Resets the machine, as its reset button would; a paused one runs again. Rejects with VmError NOT_RUNNING. */
+  reboot(): Promise<void> {
+    return this.exclusively(async () => {
+      await this.rebooting;
+      if (this.state !== 'running' && this.state !== 'paused') throw notRunning('be reset');
+      if (this.state === 'paused') this.devices.resume();
+      this.state = 'running';
+      this.restart();
+      await this.rebooting;
+    });
+  }
+
+  /** Interrupts every vCPU with an NMI, which a paused guest takes when it goes on. Throws VmError NOT_RUNNING, or SysError. */
+  nmi(): void {
+    if ((this.state !== 'running' && this.state !== 'paused') || this.machine === undefined) {
+      throw notRunning('be interrupted');
+    }
+    this.machine.nmi();
+  }
+
+  /**
+   * Writes an ELF core of the guest's memory and registers to a new file, for crash, gdb or drgn. A VM that runs is paused
+   * for it and goes on afterwards. Rejects with VmError CORE_DUMP or NOT_RUNNING.
+   */
+  coredump(path: string): Promise<void> {
+    return this.whilePaused(async () => {
+      const { machine, hardware } = this;
+      if (this.state !== 'paused' || machine === undefined || hardware === undefined) throw notRunning('be dumped');
+      const { writeCore } = await import('./coredump.js');
+      const { vcpus } = await machine.save();
+      await writeCore(path, hardware.memory.map, vcpus);
+    });
   }
 
   /** Ends the VM as pulling the plug does; returns when everything is released. Does nothing if it has ended. */
@@ -453,11 +481,11 @@ export class Vm {
 
   private handleReset(): void {
     if (this.config.no_reboot === true) this.finish({ reason: 'reset' });
-    else this.reboot();
+    else this.restart();
   }
 
   /** Starts the guest again, in a new machine over the same memory and devices. */
-  private reboot(): void {
+  private restart(): void {
     if (this.state !== 'running' || this.rebooting !== undefined) return;
     this.log('info', 'vmm', 'the guest reboots');
     this.onEvent({ type: 'rebooted' });
@@ -485,6 +513,17 @@ export class Vm {
     this.panicked = false;
     hardware.memory.clear();
     this.startMachine(this.loadMachine(hardware));
+  }
+
+  /** Pauses a VM that runs for `action`, and lets it go on afterwards. */
+  private async whilePaused(action: () => Promise<void>): Promise<void> {
+    const wasRunning = this.state === 'running';
+    await this.pause();
+    try {
+      await this.exclusively(action);
+    } finally {
+      if (wasRunning && !this.ended) await this.resume();
+    }
   }
 
   /** Runs one change of state after the other. */

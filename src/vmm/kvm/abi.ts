@@ -39,6 +39,7 @@ export const KVM_IRQFD = ioc(IOC_WRITE, 0x76, 32);
 export const KVM_CREATE_PIT2 = ioc(IOC_WRITE, 0x77, 64);
 export const KVM_SET_CLOCK = ioc(IOC_WRITE, 0x7b, 48);
 export const KVM_GET_CLOCK = ioc(IOC_READ, 0x7c, 48);
+export const KVM_SIGNAL_MSI = ioc(IOC_WRITE, 0xa5, 32);
 export const KVM_GET_PIT2 = ioc(IOC_READ, 0x9f, 112);
 export const KVM_SET_PIT2 = ioc(IOC_WRITE, 0xa0, 112);
 export const KVM_IOEVENTFD = ioc(IOC_WRITE, 0x79, 64);
@@ -99,6 +100,13 @@ export const IRQFD = { SIZE: 32, FD: 0, GSI: 4, FLAGS: 8 };
 /** struct kvm_ioeventfd { u64 datamatch, addr; u32 len; s32 fd; u32 flags; u8 pad[36]; } */
 export const IOEVENTFD = { SIZE: 64, DATAMATCH: 0, ADDR: 8, LEN: 16, FD: 20, FLAGS: 24 };
 export const KVM_IOEVENTFD_FLAG_DATAMATCH = 1;
+
+/** struct kvm_msi { u32 address_lo, address_hi, data, flags; u8 pad[16]; } */
+export const MSI = { SIZE: 32, ADDRESS_LO: 0, DATA: 8 };
+/** Message address of an interrupt for every local APIC, by physical destination (Intel SDM 3A, 11.11.1). */
+export const MSI_ADDRESS_BROADCAST = 0xfeef_f000;
+/** Message data of a non-maskable interrupt: delivery mode 100b (11.11.2). */
+export const MSI_DATA_NMI = 0x400;
 
 /** struct kvm_pit_config { u32 flags, pad[15]; } */
 export const PIT_CONFIG_SIZE = 64;

@@ -13,10 +13,14 @@ import {
   KVM_IOEVENTFD_FLAG_DATAMATCH,
   KVM_IRQFD,
   KVM_PIT_SPEAKER_DUMMY,
+  KVM_SIGNAL_MSI,
   KVM_SET_IDENTITY_MAP_ADDR,
   KVM_SET_TSS_ADDR,
   KVM_SET_USER_MEMORY_REGION,
   MEMORY_REGION,
+  MSI,
+  MSI_ADDRESS_BROADCAST,
+  MSI_DATA_NMI,
   PIT_CONFIG_SIZE,
 } from './abi.js';
 import type { KvmSystem } from './system.js';
@@ -78,6 +82,16 @@ export class KvmVm {
     ioeventfd.setU32(IOEVENTFD.FD, eventFd);
     ioeventfd.setU32(IOEVENTFD.FLAGS, KVM_IOEVENTFD_FLAG_DATAMATCH);
     check(libc.ioctl(this.fd, KVM_IOEVENTFD, ioeventfd.address), 'ioctl KVM_IOEVENTFD');
+  }
+
+  /**
+   * An NMI for every vCPU, through the local APICs: KVM_NMI belongs to a vCPU, whose ioctls wait while it is in the guest.
+   */
+  broadcastNmi(): void {
+    const msi = new NativeBuffer(MSI.SIZE);
+    msi.setU32(MSI.ADDRESS_LO, MSI_ADDRESS_BROADCAST);
+    msi.setU32(MSI.DATA, MSI_DATA_NMI);
+    check(libc.ioctl(this.fd, KVM_SIGNAL_MSI, msi.address), 'ioctl KVM_SIGNAL_MSI');
   }
 
   close(): void {

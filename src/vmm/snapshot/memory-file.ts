@@ -29,9 +29,12 @@ export function fileOffsets(map: MemoryMap): number[] {
   return offsets;
 }
 
-/** Writes `map` to the empty file `fd` and returns how many bytes were not zero. Rejects with SysError. */
-export async function writeMemory(map: MemoryMap, fd: Fd): Promise<number> {
-  const offsets = fileOffsets(map);
+/**
+ * Writes `map` to the file `fd`, which has nothing in it from `base` on. Returns how many bytes were not zero. Rejects with
+ * SysError.
+ */
+export async function writeMemory(map: MemoryMap, fd: Fd, base = 0): Promise<number> {
+  const offsets = fileOffsets(map).map((offset) => base + offset);
   check(libc.ftruncate(fd, offsets[map.length]), 'ftruncate memory file');
   const pagemap = openSync('/proc/self/pagemap', 'r');
   let written = 0;
