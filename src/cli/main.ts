@@ -8,7 +8,9 @@ import type { VmConfig } from '../config/vm-config.js';
 import { createLog, type LogFunction } from './logging.js';
 import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
-import { type Host, type RunnableVm, runVm } from './run.js';
+import type { RunnableVm } from './attend.js';
+import type { Host } from './host.js';
+import { runVm } from './run.js';
 
 /** How long the process may take to end by itself after the VM has; something that still holds it is a bug. */
 const LINGER_LIMIT_MS = 2000;

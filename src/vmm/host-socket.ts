@@ -12,6 +12,15 @@ const LOCK_EX = 2;
 /** Bursts of clients wait here until the I/O worker takes them; the kernel caps it at net.core.somaxconn. */
 const BACKLOG = 4096;
 
+/** Leaves a new socket readable and writable for its owner alone. */
+const PRIVATE_MASK = 0o177;
+
+export interface HostSocketOptions {
+  readonly type?: SocketType;
+  /** Only its owner may connect. */
+  readonly isPrivate?: boolean;
+}
+
 function statIfPresent(path: string): Stats | undefined {
   return lstatSync(path, { throwIfNoEntry: false });
 }
@@ -26,12 +35,13 @@ export class HostSocket {
    * Listens at `path`, replacing the socket file that a killed process left. Throws VmError SOCKET_IN_USE when a live
    * process listens there, HOST_PATH when the path cannot be used.
    */
-  constructor(option: string, path: string, type: SocketType = SOCK_STREAM) {
+  constructor(option: string, path: string, { type = SOCK_STREAM, isPrivate = false }: HostSocketOptions = {}) {
     this.path = path;
     try {
       this.fd = withDirectoryLocked(path, () => {
         clearTheWay(option, path, type);
-        return listenUnix(path, type, BACKLOG);
+        const listen = (): Fd => listenUnix(path, type, BACKLOG);
+        return isPrivate ? withMask(PRIVATE_MASK, listen) : listen();
       });
     } catch (error) {
       if (!(error instanceof SysError)) throw error;
@@ -63,6 +73,16 @@ function withDirectoryLocked<T>(path: string, action: () => T): T {
     return action();
   } finally {
     close(directory);
+  }
+}
+
+/** There is no moment at which others could connect: the file has its mode from the beginning. */
+function withMask<T>(mask: number, action: () => T): T {
+  const before = process.umask(mask);
+  try {
+    return action();
+  } finally {
+    process.umask(before);
   }
 }
 

@@ -38,6 +38,9 @@ export type { LogLevel } from './worker-protocol.js';
 /** What the built-in guest writes to port 0x80 before anything else. */
 const POST_CODE_FIRST_INSTRUCTION = 1;
 
+/** What `counters()` calls the vsock device, as Cloud Hypervisor does. */
+const VSOCK_ID = '_vsock';
+
 /** Receives what the VM has to say. */
 export type VmLog = (level: LogLevel, component: string, message: string) => void;
 
@@ -232,7 +235,8 @@ export class Vm {
 
   /** What each device has counted since the VM was created, by the device's id and the counter's name. */
   counters(): Record<string, Record<string, number>> {
-    return this.devices.counters();
+    const counters = this.devices.counters();
+    return this.vmVsock === undefined ? counters : { ...counters, [VSOCK_ID]: { ...this.vmVsock.counters() } };
   }
 
   /** Lets the guest run. Throws Error when it was started or ended before. */

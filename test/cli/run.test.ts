@@ -3,7 +3,10 @@
 import { EventEmitter } from 'node:events';
 import { describe, expect, jest, test } from '@jest/globals';
 import { builtInGuestHints, shellQuote } from '../../src/cli/hints.js';
-import { type CreateVm, type Host, runVm, STOP_LIMIT_MS, type VmEnd } from '../../src/cli/run.js';
+import type { VmEnd } from '../../src/cli/attend.js';
+import { STOP_LIMIT_MS } from '../../src/cli/ending.js';
+import type { Host } from '../../src/cli/host.js';
+import { type CreateVm, runVm } from '../../src/cli/run.js';
 import type { EndingSignal } from '../../src/cli/exit-codes.js';
 import { DEFAULT_VM_CONFIG, type VmConfig } from '../../src/config/vm-config.js';
 

@@ -23,7 +23,7 @@ export interface VsockInsight {
 /** Takes the sockets. Throws VmError SOCKET_IN_USE or HOST_PATH. */
 export function attachVsock(config: VsockConfig, insight: VsockInsight, { resources }: AttachContext): AttachedVsock {
   const listenAt = (path: string, type: SocketType): Fd =>
-    resources.own(new HostSocket('--vsock', path, type), (socket) => {
+    resources.own(new HostSocket('--vsock', path, { type }), (socket) => {
       socket.close();
     }).fd;
   const { socket, cid: guestCid, peers } = config;

@@ -1,0 +1,91 @@
+// What the command does for one VM: says where its consoles are, types at it what comes from the terminal, says how it ended.
+
+import type { VmConfig } from '../config/vm-config.js';
+import type { Ending } from './ending.js';
+import { EXIT_CRASH, EXIT_OK, EXIT_PANIC } from './exit-codes.js';
+import { builtInGuestHints } from './hints.js';
+import type { Host } from './host.js';
+import { keysHelp, Terminal } from './terminal.js';
+
+/** How a VM ended; the shape of src/vmm's VmExit. */
+export type VmEnd =
+  | { readonly reason: 'shutdown' | 'reset' | 'stopped'; readonly panicked?: true }
+  | { readonly reason: 'crash'; readonly report: string }
+  | { readonly reason: 'failure'; readonly error: Error };
+
+/** The part of src/vmm's Vm that is used: a test runs without one. */
+export interface RunnableVm {
+  readonly builtInGuest: boolean;
+  readonly exited: Promise<VmEnd>;
+  readonly console: { write(bytes: Uint8Array): Promise<void> | void };
+  /** Each console, with the path of its pseudo-terminal or socket. */
+  readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** The consoles of a machine, as the configuration calls them. */
+export type ConsoleSection = 'serial' | 'console' | 'debug_console';
+
+/** Tells the user of `vm`, which is not started yet, and reads the terminal for it. Returns what ends that. */
+export function attend(config: VmConfig, vm: RunnableVm, host: Host, ending: Ending): () => void {
+  const onTerminal = config.serial.mode === 'Tty' || config.console.mode === 'Tty';
+  const typesInto = onTerminal && host.stdin.isTTY === true;
+  for (const line of pseudoTerminals(config, vm)) host.say(line);
+  if (vm.builtInGuest) for (const hint of builtInGuestHints(config, typesInto)) host.say(hint);
+  const terminal = onTerminal ? attachTerminal(vm, host, ending) : undefined;
+  return () => {
+    terminal?.detach();
+  };
+}
+
+/** Where pseudo-terminals are, which the kernel has chosen: nobody can know otherwise. */
+function pseudoTerminals(config: VmConfig, vm: RunnableVm): string[] {
+  return (['serial', 'console', 'debug_console'] as const).flatMap((section) => {
+    const path = vm.consoles[section]?.path;
+    const isPty = config[section]?.mode === 'Pty' && path !== undefined;
+    return isPty ? [`--${section.replace('_', '-')} is at ${path}`] : [];
+  });
+}
+
+function attachTerminal(vm: RunnableVm, host: Host, ending: Ending): Terminal {
+  const interruptOnCtrlC = vm.builtInGuest;
+  return Terminal.attach(host.stdin, {
+    interruptOnCtrlC,
+    onEvent: (event) => {
+      switch (event.kind) {
+        case 'bytes':
+          return vm.console.write(event.bytes);
+        case 'help':
+          host.say(keysHelp(interruptOnCtrlC));
+          return undefined;
+        case 'quit':
+          ending.request(undefined);
+          return undefined;
+        case 'interrupt':
+          ending.request('SIGINT');
+          return undefined;
+      }
+    },
+  });
+}
+
+/** Says how the VM ended, and returns the exit status for that. Throws the VM's failure. */
+export function report(end: VmEnd, ending: Ending, host: Host): number {
+  switch (end.reason) {
+    case 'shutdown':
+    case 'reset':
+    case 'stopped': {
+      // A signal keeps its own status: whoever sent it looks for that.
+      const code = end.reason === 'stopped' ? ending.exitCode : EXIT_OK;
+      if (end.panicked !== true) return code;
+      host.say('the guest panicked');
+      return code === EXIT_OK ? EXIT_PANIC : code;
+    }
+    case 'crash':
+      host.say(`the guest crashed\n${end.report.trimEnd()}`);
+      return EXIT_CRASH;
+    case 'failure':
+      throw end.error;
+  }
+}
