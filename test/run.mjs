@@ -80,7 +80,7 @@ async function runGroup(group) {
   const jest = [join(root, 'node_modules', 'jest', 'bin', 'jest.js'), ...workers, '--passWithNoTests', ...jestArgs];
   const child = spawn(process.execPath, ['--experimental-vm-modules', '--no-warnings=ExperimentalWarning', ...jest], {
     cwd: root,
-    env: { ...process.env, TSVMM_TEST_GROUP: group, TSVMM_TEST_PROGRESS: progressFile },
+    env: { ...process.env, TSVMM_TEST_GROUP: group, TSVMM_TEST_PROGRESS: progressFile, TSVMM_TEST_SCRATCH: scratch },
     stdio: ['ignore', 'inherit', 'inherit'],
     // A process group of its own: jest's workers do not end with it when they hang.
     detached: true,

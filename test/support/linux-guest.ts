@@ -34,7 +34,8 @@ export class LinuxGuest {
   readonly vm: Vm;
   readonly console: ConsoleRecorder;
 
-  private constructor(vm: Vm, console: ConsoleRecorder) {
+  /** `console` has heard everything that `vm` printed since its init was ready. */
+  constructor(vm: Vm, console: ConsoleRecorder) {
     this.vm = vm;
     this.console = console;
   }

@@ -1,4 +1,4 @@
-// A Linux guest with real AF_VSOCK sockets: booted once, used by every test of this file, rebooted by the last.
+// A Linux guest with real AF_VSOCK sockets: one for every test of this file, rebooted by the last.
 
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { KIB, MIB } from '../../../src/platform/units.js';
 import { describeKvm } from '../../support/kvm.js';
-import { BOOT_LIMIT_MS, COMMAND_LIMIT_MS, LinuxGuest } from '../../support/linux-guest.js';
+import { BOOT_LIMIT_MS, COMMAND_LIMIT_MS, type LinuxGuest } from '../../support/linux-guest.js';
+import { restoreLinux } from '../../support/linux-snapshot.js';
 import { SeqpacketClient } from '../../support/seqpacket-client.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
 
@@ -37,9 +38,9 @@ describeKvm('a Linux guest', () => {
   beforeAll(async () => {
     directory = mkdtempSync(join(tmpdir(), 'tsvmm-linux-'));
     socketPath = join(directory, 'ch.vsock');
-    guest = await LinuxGuest.boot({ vsock: { cid: 3, socket: socketPath } });
+    guest = await restoreLinux(socketPath);
   }, BOOT_LIMIT_MS);
-  // `boot` may have failed: there is nothing to stop then, and Jest reports that failure.
+  // That may have failed: there is nothing to stop then, and Jest reports that failure.
   afterAll(async () => {
     await (guest as LinuxGuest | undefined)?.vm.stop();
     rmSync(directory, { recursive: true });
