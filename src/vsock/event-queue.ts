@@ -75,8 +75,9 @@ export class EventQueue {
       return EVENT_SENT;
     }
     if (!this.pending) return EVENT_IDLE;
-    for (;;) {
-      const result = queue.pop(chain);
+    // As many as the ring holds: see RxBuffers.refill.
+    for (let taken = 0; ; taken++) {
+      const result = taken < queue.size ? queue.pop(chain) : EMPTY;
       if (result === EMPTY) return EVENT_IDLE;
       if (result === BROKEN) return EVENT_BROKEN;
       if (result === CHAIN && chain.readableCount === 0 && chain.writableBytes >= EVENT_SIZE) break;

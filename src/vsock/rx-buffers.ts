@@ -73,7 +73,8 @@ export class RxBuffers {
   refill(): boolean {
     if (this.first === this.end) this.clear();
     else if (!this.hasRoom()) this.compact();
-    while (this.hasRoom()) {
+    // No more than the ring holds: a driver that posts as fast as its chains are refused must not keep the worker here.
+    for (let taken = 0; taken < this.queue.size && this.hasRoom(); taken++) {
       switch (this.queue.pop(this.chain)) {
         case EMPTY:
           return true;
