@@ -1,12 +1,111 @@
-// What happens to a VM, for whoever watches it.
+// What happens to a VM, for whoever watches it. Main thread.
+//
+// A listener is called at once, in the order of what happens. One that throws harms neither the VM nor other listeners:
+// its error is thrown again outside, as Node does with an exception that nobody catches.
 
-export type VmEvent =
+import { EventEmitter } from 'node:events';
+import type { ConnectionInfo } from '../vsock/connection-info.js';
+import type { EndReason } from '../vsock/endpoint.js';
+import type { VmExit } from './exit.js';
+
+/** What each event says beside its type. */
+interface Details {
+  /** The kernel is in memory, and the vCPUs are started. */
+  booting: unknown;
   /** The first instruction is about to run. */
-  | { readonly type: 'booted' }
-  /** The guest reboots: the same devices, cleared memory, the kernel loaded again. */
-  | { readonly type: 'rebooted' }
-  | { readonly type: 'paused' | 'resumed' | 'restored' }
+  booted: unknown;
+  /** The guest has reset itself, or its watchdog has. What follows is `rebooting`, or the end. */
+  reset: unknown;
+  /** The same devices, cleared memory, the kernel loaded again: `booting` and `booted` come in between. */
+  rebooting: unknown;
+  rebooted: unknown;
+  pausing: unknown;
+  paused: unknown;
+  resuming: unknown;
+  resumed: unknown;
+  snapshotting: { readonly directory: string };
+  snapshotted: { readonly directory: string };
+  /** These two come before `Vm.restore` has a VM to show: `onEvent` hears them. */
+  restoring: { readonly directory: string };
+  restored: { readonly directory: string };
   /** The guest said through pvpanic that its kernel panicked, or that a crash kernel takes over. */
-  | { readonly type: 'panicked' | 'crash-loaded' }
+  panicked: unknown;
+  'crash-loaded': unknown;
   /** The guest's watchdog has run out, which resets the machine. */
-  | { readonly type: 'watchdog-expired' };
+  'watchdog-expired': unknown;
+  /** Everything is released; `exited` is about to settle. The last event. */
+  shutdown: { readonly exit: VmExit };
+  /** A vsock connection is established. These three cost something only while somebody listens to one of them. */
+  'vsock-connected': { readonly connection: ConnectionInfo };
+  'vsock-disconnected': { readonly connection: ConnectionInfo; readonly reason: EndReason };
+  /** Connections came and went faster than they could be told of; so many events are missing here. */
+  'vsock-missed': { readonly count: number };
+}
+
+export type VmEventType = keyof Details;
+export type VmEventOf<T extends VmEventType> = { readonly type: T } & (unknown extends Details[T]
+  ? unknown
+  : Details[T]);
+/** Any event; `type` tells which. */
+export type VmEvent = { [T in VmEventType]: VmEventOf<T> }[VmEventType];
+
+const VSOCK_TYPES: ReadonlySet<unknown> = new Set<VmEventType>([
+  'vsock-connected',
+  'vsock-disconnected',
+  'vsock-missed',
+]);
+
+/** Whether it is about a single vsock connection: of those there may be a great many. */
+export function isVsockEvent(event: VmEvent): boolean {
+  return VSOCK_TYPES.has(event.type);
+}
+
+/** The events of one VM, by their types: `vm.events.on('paused', ...)`. */
+export class VmEvents extends EventEmitter<{ [T in VmEventType]: [event: VmEventOf<T>] }> {
+  private readonly counts = new Map<VmEventType, number>();
+  private vsockWatched = false;
+
+  /** How often an event of this type has happened. */
+  countOf(type: VmEventType): number {
+    return this.counts.get(type) ?? 0;
+  }
+
+  /** Not for users: the VM tells its listeners. */
+  tell(event: VmEvent): void {
+    this.counts.set(event.type, this.countOf(event.type) + 1);
+    for (const listener of this.rawListeners(event.type)) protect(() => (listener as VmEventListener)(event));
+  }
+
+  /** Not for users: `watch` is called with whether anybody listens to vsock events, now and when that changes. */
+  onVsockInterest(watch: (on: boolean) => void): void {
+    const look = (): void => {
+      const watched = [...VSOCK_TYPES].some((type) => this.listenerCount(type as VmEventType) > 0);
+      if (watched === this.vsockWatched) return;
+      this.vsockWatched = watched;
+      watch(watched);
+    };
+    // Node tells of a listener before it is there, and types these two events for no map but its own.
+    const own = this as EventEmitter;
+    own.on('newListener', (type: unknown) => {
+      if (VSOCK_TYPES.has(type)) queueMicrotask(look);
+    });
+    own.on('removeListener', (type: unknown) => {
+      if (VSOCK_TYPES.has(type)) look();
+    });
+    watch(this.vsockWatched);
+    look();
+  }
+}
+
+export type VmEventListener = (event: VmEvent) => void;
+
+/** Calls `action`; what it throws is nobody's here. */
+export function protect(action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    process.nextTick(() => {
+      throw error;
+    });
+  }
+}

@@ -68,6 +68,21 @@ export class Ports {
     if (serial !== undefined) signalEventFd(serial.irqEvent);
   }
 
+  /** Before the vCPUs are taken out of the guest: until `resume` no watchdog resets the machine. */
+  deferExpiry(): void {
+    this.watchdog?.defer();
+  }
+
+  /** The machine is paused: its watchdog stands still. No vCPU may run. */
+  pause(): void {
+    this.watchdog?.pause();
+  }
+
+  /** The watchdog goes on, from where it stood if it was paused; one that has run out says so soon. Before a vCPU runs. */
+  resume(): void {
+    this.watchdog?.resume();
+  }
+
   /** For a reset of the machine. What the guest printed before is still delivered. No vCPU may run. */
   reset(): void {
     const { serial, i8042, events } = this.handles;
@@ -88,7 +103,7 @@ export class Ports {
     };
   }
 
-  /** Before the vCPUs run. */
+  /** Before the vCPUs run: of a machine that is paused. */
   restore(snapshot: PortsSnapshot): void {
     const { serial, i8042, events } = this.handles;
     if (serial !== undefined && snapshot.serial !== null) restoreSerialRegisters(serial.shared, snapshot.serial);

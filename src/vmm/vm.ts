@@ -14,7 +14,8 @@ import type { VmConsole } from './consoles/guest-console.js';
 import { planIoThreads } from './device-plan.js';
 import { DeviceSet } from './device-set.js';
 import { VmError } from './errors.js';
-import type { VmEvent } from './events.js';
+import { isVsockEvent, protect, VmEvents, type VmEvent } from './events.js';
+import type { VmExit } from './exit.js';
 import { guestUsesAcpi, isBuiltInGuest, loadConfiguredGuest } from './guest.js';
 import { buildHardware, type Hardware } from './hardware.js';
 import { Machine, takeVcpuThreads, type MachineBegin } from './machine.js';
@@ -30,13 +31,16 @@ import type { LogLevel } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
 export type { VmConsole } from './consoles/guest-console.js';
-export type { VmEvent } from './events.js';
+export type { VmEvent, VmEventOf, VmEvents, VmEventType } from './events.js';
+export type { VmExit } from './exit.js';
 export { BUILT_IN_GUEST } from './guest.js';
 export type { VmVsock } from './vm-vsock.js';
 export type { LogLevel } from './worker-protocol.js';
 
 /** What the built-in guest writes to port 0x80 before anything else. */
 const POST_CODE_FIRST_INSTRUCTION = 1;
+/** What setTimeout takes. */
+const MAX_TIMEOUT_MS = 0x7fff_ffff;
 
 /** What `counters()` calls the vsock device, as Cloud Hypervisor does. */
 const VSOCK_ID = '_vsock';
@@ -44,23 +48,11 @@ const VSOCK_ID = '_vsock';
 /** Receives what the VM has to say. */
 export type VmLog = (level: LogLevel, component: string, message: string) => void;
 
-/** How a VM ended. */
-export type VmExit =
-  /**
-   * The guest powered off, it reset itself or its watchdog did and that is to end the VM (`no_reboot`), or `stop` was
-   * called. `panicked`: since it last booted, the guest has said through pvpanic that its kernel panicked.
-   */
-  | { readonly reason: 'shutdown' | 'reset' | 'stopped'; readonly panicked?: true }
-  /** The guest cannot go on (triple fault, KVM internal error); the report says where it stood. */
-  | { readonly reason: 'crash'; readonly report: string }
-  /** A worker failed, which is a bug of this project; or the guest could not be started again for its reboot. */
-  | { readonly reason: 'failure'; readonly error: Error };
-
 export interface VmOptions {
   readonly log?: VmLog;
   /** With 'debug' the log has a line about every vsock connection that ends, which otherwise is not even put together. */
   readonly logLevel?: LogLevel;
-  /** Hears what happens to the VM while it runs. How it ended is what `exited` says. */
+  /** Hears every event from the beginning, those about vsock connections only with `logLevel` 'debug'. */
   readonly onEvent?: (event: VmEvent) => void;
 }
 
@@ -77,6 +69,14 @@ interface LoadedMachine {
   readonly begin: MachineBegin;
 }
 
+export interface StopOptions {
+  /**
+   * Milliseconds that the guest has to shut down after its power button was pressed; then the plug is pulled. Another
+   * `stop` without it does not wait. 0: pulled at once.
+   */
+  readonly graceMs?: number | undefined;
+}
+
 /** Memory that the guest gives up to the host, which `counters()` tells of under `_balloon`. */
 export interface VmBalloon {
   /**
@@ -91,13 +91,15 @@ export interface VmBalloon {
 /** One virtual machine, from `create` to `exited`. */
 export class Vm {
   readonly config: VmConfig;
+  /** What happens to the VM, by type. */
+  readonly events = new VmEvents();
   /** Settles once, after everything the VM owned was released. */
   readonly exited: Promise<VmExit>;
 
   private readonly times = newStartTimes();
   private readonly log: VmLog;
   private readonly logLevel: LogLevel;
-  private readonly onEvent: (event: VmEvent) => void;
+  private readonly onEvent: ((event: VmEvent) => void) | undefined;
   private readonly vsockCounters = createCounterMemory();
   private readonly resources = new ReleaseStack();
   private readonly devices: DeviceSet;
@@ -120,7 +122,7 @@ export class Vm {
   private rebooting: Promise<void> | undefined;
 
   private constructor(config: VmConfig, options: VmOptions) {
-    const { log = () => undefined, logLevel = 'info', onEvent = () => undefined } = options;
+    const { log = () => undefined, logLevel = 'info', onEvent } = options;
     this.config = config;
     this.log = log;
     this.logLevel = logLevel;
@@ -172,8 +174,10 @@ export class Vm {
       const vm = new Vm(await ensureValidVmConfig(applyOverrides(saved.config, overrides)), options);
       vm.times.create = epochNow();
       try {
+        vm.tell({ type: 'restoring', directory });
         await vm.build(saved);
         await vm.enterRestored();
+        vm.tell({ type: 'restored', directory });
         return vm;
       } catch (error) {
         await vm.tearDown();
@@ -259,22 +263,25 @@ export class Vm {
    */
   pause(): Promise<void> {
     return this.exclusively(async () => {
-      await this.rebooting;
-      const { machine } = this;
       if (this.state === 'paused') return;
-      if (this.state !== 'running' || machine === undefined) throw notRunning('pause');
+      if (this.state !== 'running') throw notRunning('pause');
       const begin = performance.now();
+      // A watchdog that runs out from here on does so when the guest goes on: half-paused devices cannot be reset.
+      this.built.ports.deferExpiry();
+      this.tell({ type: 'pausing' });
       try {
-        await machine.pause();
+        await this.parkVcpus();
+        await this.devices.pause();
+        // The VM may have ended meanwhile.
+        if (this.ended) throw notRunning('pause');
       } catch (error) {
-        throw notRunning('pause', error);
+        if (!this.ended) this.built.ports.resume();
+        throw error;
       }
-      await this.devices.pause();
-      // The VM may have ended meanwhile.
-      if (this.ended) throw notRunning('pause');
+      this.built.ports.pause();
       this.state = 'paused';
       this.log('info', 'vmm', `paused after ${(performance.now() - begin).toFixed(1)} ms`);
-      this.onEvent({ type: 'paused' });
+      this.tell({ type: 'paused' });
     });
   }
 
@@ -283,11 +290,13 @@ export class Vm {
     return this.exclusively(() => {
       if (this.state === 'running') return Promise.resolve();
       if (this.state !== 'paused') throw notRunning('resume');
+      this.tell({ type: 'resuming' });
       this.state = 'running';
       this.devices.resume();
+      this.built.ports.resume();
       this.machine?.resume();
       this.log('info', 'vmm', 'resumed');
-      this.onEvent({ type: 'resumed' });
+      this.tell({ type: 'resumed' });
       return Promise.resolve();
     });
   }
@@ -319,7 +328,10 @@ export class Vm {
     return this.exclusively(async () => {
       await this.rebooting;
       if (this.state !== 'running' && this.state !== 'paused') throw notRunning('be reset');
-      if (this.state === 'paused') this.devices.resume();
+      if (this.state === 'paused') {
+        this.devices.resume();
+        this.built.ports.resume();
+      }
       this.state = 'running';
       this.restart();
       await this.rebooting;
@@ -348,10 +360,35 @@ export class Vm {
     });
   }
 
-  /** Ends the VM as pulling the plug does; returns when everything is released. Does nothing if it has ended. */
-  async stop(): Promise<void> {
+  /**
+   * Ends the VM; returns when everything is released. Does nothing if it has ended. Without options that is as pulling the
+   * plug; so it is with them where the guest cannot hear of its power button, because it is paused or does not use ACPI.
+   * Whether the guest shut down is what `exited` says. Rejects with RangeError.
+   */
+  async stop({ graceMs = 0 }: StopOptions = {}): Promise<void> {
+    if (!(graceMs >= 0 && graceMs <= MAX_TIMEOUT_MS)) {
+      throw new RangeError(`graceMs: ${graceMs} is not a number of milliseconds from 0 to ${MAX_TIMEOUT_MS}`);
+    }
+    if (graceMs > 0 && this.state === 'running' && guestUsesAcpi(this.config)) {
+      this.log('info', 'vmm', `the power button is pressed; the guest has ${graceMs} ms to shut down`);
+      this.built.ports.pressPowerButton();
+      if (!(await this.endsWithin(graceMs))) this.log('warn', 'vmm', 'the guest did not shut down in time');
+    }
     this.finish({ reason: 'stopped' });
     await this.exited;
+  }
+
+  /** Whether the VM ends by itself, or by another's doing, within that time. */
+  private async endsWithin(milliseconds: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const elapsed = new Promise<false>((resolve) => {
+      timer = setTimeout(resolve, milliseconds, false);
+    });
+    try {
+      return await Promise.race([this.exited.then(() => true), elapsed]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   private async build(saved?: OpenSnapshot): Promise<void> {
@@ -362,7 +399,7 @@ export class Vm {
       vsockInsight: { counters: this.vsockCounters, logConnections: this.logLevel === 'debug' },
       watchdogExpired: () => {
         this.log('warn', 'watchdog', 'the guest has not fed its watchdog in time and is reset');
-        this.onEvent({ type: 'watchdog-expired' });
+        this.tell({ type: 'watchdog-expired' });
         this.handleReset();
       },
       reached: (stage) => {
@@ -373,7 +410,17 @@ export class Vm {
     this.hardware = hardware;
     // A worker may have failed while devices were loaded.
     if (this.ended) throw notRunning('be built');
-    if (hardware.vsock !== undefined) this.vmVsock = new VmVsock(hardware.vsock, this.vsockCounters);
+    const { vsock } = hardware;
+    if (vsock !== undefined) {
+      this.vmVsock = new VmVsock(vsock, this.vsockCounters);
+      const always = this.onEvent !== undefined && this.logLevel === 'debug';
+      const tell = (event: VmEvent): void => {
+        this.tell(event);
+      };
+      this.events.onVsockInterest((wanted) => {
+        vsock.watchConnections(wanted || always ? tell : undefined);
+      });
+    }
     this.prepared = saved === undefined ? this.loadMachine(hardware) : this.restoreMachine(hardware, saved);
     this.times.loaded = epochNow();
   }
@@ -395,13 +442,13 @@ export class Vm {
     }
     hardware.ports.nudge();
     this.state = 'paused';
-    this.onEvent({ type: 'restored' });
   }
 
   private async saveTo(directory: string): Promise<void> {
     const { machine, hardware, config } = this;
     if (this.state !== 'paused' || machine === undefined || hardware === undefined) throw notRunning('be saved');
     const { writeSnapshot } = await import('./snapshot/write.js');
+    this.tell({ type: 'snapshotting', directory });
     const begin = performance.now();
     const takenAtMs = Date.now();
     const state = {
@@ -415,6 +462,7 @@ export class Vm {
     const written = await writeSnapshot(directory, { config: present, memory: hardware.memory.map, state });
     const took = `${Math.round(performance.now() - begin)} ms`;
     this.log('info', 'vmm', `saved to ${directory}: ${formatBytes(written)} of memory in ${took}`);
+    this.tell({ type: 'snapshotted', directory });
   }
 
   /** A new machine with the guest loaded into memory that is all zeroes. */
@@ -445,19 +493,21 @@ export class Vm {
     return machine;
   }
 
-  private startMachine({ machine, begin }: LoadedMachine): void {
+  private startMachine({ machine, begin }: LoadedMachine, reboots = false): void {
+    if (begin.kind === 'boot') this.tell({ type: 'booting' });
     machine.start(begin, {
       onEntering: (modulesLoaded, entering) => {
         this.times.workerLoaded ||= modulesLoaded;
         this.times.entering ||= entering;
         this.log('debug', 'vcpu0', 'running');
-        if (begin.kind === 'boot') this.onEvent({ type: 'booted' });
+        if (begin.kind === 'boot') this.tell({ type: 'booted' });
+        if (reboots) this.tell({ type: 'rebooted' });
       },
       onGuestEvent: (event) => {
         this.panicked = true;
         const crash = ', and goes into its crash kernel';
         this.log('error', 'vmm', `the guest panicked${event === 'crash-loaded' ? crash : ''}`);
-        this.onEvent({ type: event });
+        this.tell({ type: event });
       },
       onOutcome: (outcome) => {
         this.handleOutcome(outcome);
@@ -484,6 +534,9 @@ export class Vm {
   }
 
   private handleReset(): void {
+    // One reset at a time; an end under way is the end.
+    if (this.state !== 'running' || this.rebooting !== undefined) return;
+    this.tell({ type: 'reset' });
     if (this.config.no_reboot === true) this.finish({ reason: 'reset' });
     else this.restart();
   }
@@ -492,7 +545,7 @@ export class Vm {
   private restart(): void {
     if (this.state !== 'running' || this.rebooting !== undefined) return;
     this.log('info', 'vmm', 'the guest reboots');
-    this.onEvent({ type: 'rebooted' });
+    this.tell({ type: 'rebooting' });
     this.rebooting = this.replaceMachine()
       .catch((error: unknown) => {
         this.finish({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
@@ -516,7 +569,32 @@ export class Vm {
     hardware.ports.reset();
     this.panicked = false;
     hardware.memory.clear();
-    this.startMachine(this.loadMachine(hardware));
+    this.startMachine(this.loadMachine(hardware), true);
+  }
+
+  /** Takes every vCPU out of the guest, after a reboot if one is under way or comes in between. */
+  private async parkVcpus(): Promise<void> {
+    for (;;) {
+      await this.rebooting;
+      const { machine } = this;
+      if (this.ended || machine === undefined) throw notRunning('pause');
+      try {
+        await machine.pause();
+        return;
+      } catch (error) {
+        if (this.rebooting === undefined) throw notRunning('pause', error);
+      }
+    }
+  }
+
+  private tell(event: VmEvent): void {
+    const { onEvent } = this;
+    if (onEvent !== undefined && (this.logLevel === 'debug' || !isVsockEvent(event))) {
+      protect(() => {
+        onEvent(event);
+      });
+    }
+    this.events.tell(event);
   }
 
   /** Pauses a VM that runs for `action`, and lets it go on afterwards. */
@@ -562,12 +640,16 @@ export class Vm {
   private finish(exit: VmExit): void {
     if (this.state === 'ending') return;
     this.state = 'ending';
+    const settle = (how: VmExit): void => {
+      this.tell({ type: 'shutdown', exit: how });
+      this.settle(how);
+    };
     this.tearDown().then(
       () => {
-        this.settle(this.panicked ? withPanic(exit) : exit);
+        settle(this.panicked ? withPanic(exit) : exit);
       },
       (error: unknown) => {
-        this.settle({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
+        settle({ reason: 'failure', error: error instanceof Error ? error : new Error(String(error)) });
       },
     );
   }

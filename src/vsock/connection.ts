@@ -99,6 +99,8 @@ export interface ConnectionContext {
   queueControl(connection: Connection): void;
   /** The endpoint may have bytes for the guest. */
   queueReady(connection: Connection): void;
+  /** The connection has just become ESTABLISHED. */
+  established(connection: Connection): void;
   /** Sends RST for the connection, which need not exist any more by then. */
   queueReset(connection: Connection, reason: EndReason): void;
   /** The host or the guest sent a message that no buffer may hold: `bytes`, or more. The connection is aborted. */
@@ -212,6 +214,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
     this.pendingConnect = undefined;
     this.endpointOrNone = endpoint;
     this.state = ESTABLISHED;
+    this.context.established(this);
     this.control(CONTROL_RESPONSE_MASK);
     endpoint.attach(this);
   }
@@ -225,6 +228,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   responded(): void {
     this.cancelTimer();
     this.state = ESTABLISHED;
+    this.context.established(this);
     const result = this.endpoint.accepted(this.peerPort);
     if (result < 0) this.endpointHungUp();
     else this.context.queueReady(this);

@@ -32,7 +32,7 @@ import { EVENT_BROKEN, EVENT_IDLE, EventQueue } from './event-queue.js';
 import { GuestFaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
 import type { DeviceControl, StreamHub } from './in-process/stream-hub.js';
-import { Muxer, MUXER_BROKEN, MUXER_IDLE } from './muxer.js';
+import { Muxer, MUXER_BROKEN, MUXER_IDLE, type ConnectionObserver } from './muxer.js';
 import {
   VIRTIO_VSOCK_F_SEQPACKET_BIT,
   VIRTIO_VSOCK_F_STREAM_BIT,
@@ -124,6 +124,8 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
   private readonly listeners: readonly HostListener[];
   private readonly inProcess: StreamHub | undefined;
   private readonly log: (level: VsockLogLevel, message: string) => void;
+  private readonly logConnections: boolean;
+  private observer: ConnectionObserver | undefined;
   /** Only while a driver is there. */
   private interrupt: DeviceInterrupt | undefined;
   /** Whether the driver was asked to notify. */
@@ -137,6 +139,7 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
     };
     this.loop = loop;
     this.log = log;
+    this.logConnections = options.logConnections === true;
     this.writeConfig = options.writeConfig;
     this.counters = new VsockCounters(options.counters);
     this.inProcess = options.inProcess;
@@ -152,12 +155,6 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
       messageBufAlloc: longestMessage(bufAlloc),
       counters: this.counters,
       faults: new GuestFaultLog(warn, () => loop.now(), this.counters),
-      onEnd:
-        options.logConnections === true
-          ? (info, reason) => {
-              log('debug', `${reason}: ${connectionLine(info)}`);
-            }
-          : undefined,
       route: (cid) => (cid === VMADDR_CID_HOST ? backend : options.inProcess?.siblingBackend(cid)),
     });
     const accepting = { open, loop, muxer: this.muxer, maxClients: maxConnections, warn };
@@ -168,6 +165,7 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
     this.listeners = sockets.flatMap(({ fd, type }) =>
       fd === undefined ? [] : [new HostListener({ ...accepting, fd, type })],
     );
+    this.watchConnections(undefined);
     this.inProcess?.bind(this.muxer, this);
     loop.addPoller(this);
   }
@@ -179,6 +177,11 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
 
   connections(): ConnectionInfo[] {
     return this.muxer.connections();
+  }
+
+  watchConnections(observer: ConnectionObserver | undefined): void {
+    this.observer = observer;
+    this.muxer.observer = this.logConnections || observer !== undefined ? this.connectionObserver : undefined;
   }
 
   setGuestCid(cid: number): void {
@@ -264,6 +267,14 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
     this.loop.removePoller(this);
     for (const listener of this.listeners) listener.close();
   }
+
+  private readonly connectionObserver: ConnectionObserver = {
+    opened: (info) => this.observer?.opened(info),
+    ended: (info, reason) => {
+      if (this.logConnections) this.log('debug', `${reason}: ${connectionLine(info)}`);
+      this.observer?.ended(info, reason);
+    },
+  };
 
   /** The driver has broken a ring: nothing can be said to it any more. */
   private giveUp(): void {

@@ -87,8 +87,6 @@ export interface MuxerOptions {
   readonly messageBufAlloc?: number;
   readonly counters: VsockCounters;
   readonly faults: GuestFaultLog;
-  /** Hears of every connection that ends; when it is not there nothing is put together for it. */
-  readonly onEnd?: ((connection: ConnectionInfo, reason: EndReason) => void) | undefined;
   /** Who answers for `cid`, as the guest names it; `undefined` for nobody. */
   readonly route: (cid: number) => Backend | undefined;
 }
@@ -99,6 +97,14 @@ export const MUXER_WORKED = 1;
 export const MUXER_BROKEN = 2;
 export type MuxerResult = typeof MUXER_IDLE | typeof MUXER_WORKED | typeof MUXER_BROKEN;
 
+/** Hears of connections. */
+export interface ConnectionObserver {
+  /** It is established now. */
+  opened(connection: ConnectionInfo): void;
+  /** It has ended, or was refused before it was established. */
+  ended(connection: ConnectionInfo, reason: EndReason): void;
+}
+
 export class Muxer implements ConnectionContext, TxSink {
   readonly loop: EventLoop;
   readonly counters: VsockCounters;
@@ -106,6 +112,8 @@ export class Muxer implements ConnectionContext, TxSink {
   readonly rings: RingPool;
   readonly writeVector = new IovecArray();
   readonly segments: TxSegments;
+  /** Where nobody watches, nothing is put together. */
+  observer: ConnectionObserver | undefined;
 
   private readonly options: MuxerOptions;
   private readonly faults: GuestFaultLog;
@@ -335,7 +343,11 @@ export class Muxer implements ConnectionContext, TxSink {
 
   ended(connection: Connection, reason: EndReason): void {
     this.draining.delete(connection);
-    this.options.onEnd?.(describeConnection(connection), reason);
+    this.observer?.ended(describeConnection(connection), reason);
+  }
+
+  established(connection: Connection): void {
+    this.observer?.opened(describeConnection(connection));
   }
 
   // ----

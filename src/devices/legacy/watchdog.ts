@@ -13,7 +13,8 @@
 //   +0x10  status     RW  bit 0: the last reset was the watchdog's. Writing 1 clears it; it survives resets.
 //
 // Left out: a stop in other machine states than running, and resets by other means than the machine's own (the WDAT's
-// "shutdown" action). Time during which the monitor itself is stopped counts.
+// "shutdown" action). While the VM is paused the countdown stands still; time during which the monitor itself is stopped
+// counts.
 
 import { acquire, release } from '../../platform/shared-lock.js';
 
@@ -202,6 +203,8 @@ export class Watchdog {
 /** The main thread's end. */
 export class WatchdogHost {
   private readonly state: WatchdogState;
+  /** While paused: what is left of the countdown. */
+  private held: number | undefined;
 
   constructor(shared: WatchdogShared, now: () => number = monotonicMilliseconds) {
     this.state = new WatchdogState(shared, now);
@@ -210,14 +213,29 @@ export class WatchdogHost {
   /** Milliseconds until the countdown ends as it stands; 0 when it has ended, undefined while it is stopped. */
   get left(): number | undefined {
     const { state } = this;
-    return state.locked(() => (state.running ? state.left : undefined));
+    return state.locked(() => (state.running ? (this.held ?? state.left) : undefined));
+  }
+
+  /** The countdown stands still until `resume`. While no vCPU runs. */
+  pause(): void {
+    this.held ??= this.left;
+  }
+
+  /** The countdown goes on from where it stood. Before a vCPU runs. */
+  resume(): void {
+    const { state, held } = this;
+    this.held = undefined;
+    if (held === undefined) return;
+    state.locked(() => {
+      state.expireIn(held);
+    });
   }
 
   /** Sets the status bit if the countdown has ended, and stops it; returns whether it had. */
   takeExpiry(): boolean {
     const { state } = this;
     return state.locked(() => {
-      if (!state.running || state.left > 0) return false;
+      if (!state.running || (this.held ?? state.left) > 0) return false;
       state.words[WORD.RUNNING] = 0;
       state.words[WORD.STATUS] = WATCHDOG_STATUS_EXPIRED;
       return true;
@@ -228,7 +246,7 @@ export class WatchdogHost {
   save(): WatchdogSnapshot {
     const { state } = this;
     return state.locked(() => ({
-      left: state.running ? state.left : null,
+      left: state.running ? (this.held ?? state.left) : null,
       period: state.words[WORD.PERIOD],
       status: state.words[WORD.STATUS],
     }));
@@ -237,6 +255,7 @@ export class WatchdogHost {
   /** Puts a saved timer back; the countdown goes on from what was left of it. While no vCPU runs. */
   restore({ left, period, status }: WatchdogSnapshot): void {
     const { state } = this;
+    this.held = undefined;
     state.locked(() => {
       state.words[WORD.PERIOD] = period;
       state.words[WORD.STATUS] = status;
@@ -248,6 +267,7 @@ export class WatchdogHost {
   /** What a reset of the machine does: stopped, with the first period; the status stays. While no vCPU runs. */
   reset(): void {
     const { state } = this;
+    this.held = undefined;
     state.locked(() => {
       state.words[WORD.RUNNING] = 0;
       state.words[WORD.PERIOD] = DEFAULT_PERIOD;

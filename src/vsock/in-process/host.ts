@@ -8,12 +8,14 @@ import { createEventFd, drainEventFd } from '../../platform/eventfd.js';
 import { FdWatcher } from '../../platform/fd-watcher.js';
 import { close } from '../../platform/libc.js';
 import type { ConnectionInfo } from '../connection-info.js';
+import type { EndReason } from '../endpoint.js';
 import type { Fd } from '../../platform/units.js';
 import { BELL_SLOTS, BellAnswerer, BellRinger, createBellMemory } from './bell.js';
 import { VsockError, type VsockErrorCode } from './errors.js';
 import {
   CONTROL_SLOT,
   KEPT_SLOTS,
+  type ConnectionChange,
   type HostMessage,
   type InProcessShared,
   type PeerAddress,
@@ -57,6 +59,12 @@ export interface InProcessHandles extends InProcessShared {
 
 const VM_ENDED = 'the VM has ended';
 
+/** What happens to the guest's connections. */
+export type ConnectionEvent =
+  | { readonly type: 'vsock-connected'; readonly connection: ConnectionInfo }
+  | { readonly type: 'vsock-disconnected'; readonly connection: ConnectionInfo; readonly reason: EndReason }
+  | { readonly type: 'vsock-missed'; readonly count: number };
+
 interface PendingList {
   readonly resolve: (connections: readonly ConnectionInfo[]) => void;
   readonly reject: (error: Error) => void;
@@ -80,6 +88,7 @@ export class VsockHost implements StreamOwner {
   /** Who asked for the connections, by token. */
   private readonly lists = new Map<number, PendingList>();
   private nextToken = 0;
+  private connectionListener: ((event: ConnectionEvent) => void) | undefined;
   /** Descriptors on their way to the worker. */
   private readonly handedOver = new Set<Fd>();
   private state: 'created' | 'running' | 'ending' | 'closed' = 'created';
@@ -168,6 +177,14 @@ export class VsockHost implements StreamOwner {
       this.lists.set(token, { resolve, reject });
       this.tell({ op: 'list', token });
     });
+  }
+
+  /** From now on `listener` hears of connections that come and go; undefined: nobody does. */
+  watchConnections(listener: ((event: ConnectionEvent) => void) | undefined): void {
+    const before = this.connectionListener;
+    this.connectionListener = listener;
+    const on = listener !== undefined;
+    if (on !== (before !== undefined) && !this.vmIsEnding) this.tell({ op: 'watch', on });
   }
 
   /** Tells the worker the guest's new CID. */
@@ -274,11 +291,24 @@ export class VsockHost implements StreamOwner {
       case 'adopted':
         this.handedOver.delete(message.fd);
         return;
+      case 'changes':
+        this.takeChanges(message.changes, message.missed);
+        return;
       case 'connections':
         this.lists.get(message.token)?.resolve(message.connections);
         this.lists.delete(message.token);
         return;
     }
+  }
+
+  private takeChanges(changes: readonly ConnectionChange[], missed: number): void {
+    const tell = this.connectionListener;
+    for (const { connection, reason } of changes) {
+      if (reason === undefined) tell?.({ type: 'vsock-connected', connection });
+      else tell?.({ type: 'vsock-disconnected', connection, reason });
+    }
+    if (missed > 0) tell?.({ type: 'vsock-missed', count: missed });
+    if (!this.vmIsEnding) this.tell({ op: 'heard' });
   }
 
   /** The worker is gone, but descriptors may be in what it said last. */

@@ -5,6 +5,7 @@
 
 import type { Fd } from '../../platform/units.js';
 import type { ConnectionInfo } from '../connection-info.js';
+import type { EndReason } from '../endpoint.js';
 
 /** The bell slot that means: there are control messages. */
 export const CONTROL_SLOT = 0;
@@ -44,6 +45,10 @@ export type HostMessage =
   | { readonly op: 'set-cid'; readonly cid: number }
   /** Asks for `connections`. */
   | { readonly op: 'list'; readonly token: number }
+  /** Whether to tell of connections by `changes`. */
+  | { readonly op: 'watch'; readonly on: boolean }
+  /** The main thread has taken the last `changes`. */
+  | { readonly op: 'heard' }
   /** The guest with `cid` is, or is no longer, in this process: connections to it go there by `join`. */
   | { readonly op: 'sibling'; readonly cid: number; readonly direct: boolean }
   /** Ask the guest for a connection to `port` on behalf of a sibling, which speaks at `fd` (now the worker's). */
@@ -55,6 +60,12 @@ export interface PeerAddress {
   readonly port: number;
 }
 
+/** A connection was established or, with a reason, has ended. */
+export interface ConnectionChange {
+  readonly connection: ConnectionInfo;
+  readonly reason: EndReason | undefined;
+}
+
 export type WorkerMessage =
   /** The guest asks for a connection to a port that is listened at. */
   | { readonly op: 'incoming'; readonly token: number; readonly port: number; readonly guestPort: number }
@@ -62,5 +73,7 @@ export type WorkerMessage =
   | { readonly op: 'join'; readonly cid: number; readonly port: number; readonly guestPort: number; readonly fd: Fd }
   /** The answer to `list`. */
   | { readonly op: 'connections'; readonly token: number; readonly connections: readonly ConnectionInfo[] }
+  /** What happened since the last ones, and how much more than is here. No others come before `heard`. */
+  | { readonly op: 'changes'; readonly changes: readonly ConnectionChange[]; readonly missed: number }
   /** The worker has taken over the descriptor of an `adopt`. */
   | { readonly op: 'adopted'; readonly fd: Fd };

@@ -8,9 +8,11 @@ import type { EventLoop, Poller, Timer, TimerTask } from '../../platform/event-l
 import type { Fd } from '../../platform/units.js';
 import type { ConnectionInfo } from '../connection-info.js';
 import type { Backend, ConnectOutcome, PendingConnect, StreamEndpoint } from '../endpoint.js';
+import type { ConnectionObserver } from '../muxer.js';
 import { SiblingBackend, type PeerSocket } from '../sibling.js';
 import { UnixEndpoint } from '../unix-endpoint.js';
 import { BELL_SLOTS, BellAnswerer, BellRinger } from './bell.js';
+import { ConnectionReporter } from './connection-reporter.js';
 import {
   CONTROL_SLOT,
   KEPT_SLOTS,
@@ -47,6 +49,7 @@ export interface GuestConnector {
 export interface DeviceControl {
   setGuestCid(cid: number): void;
   connections(): ConnectionInfo[];
+  watchConnections(observer: ConnectionObserver | undefined): void;
 }
 
 export interface StreamHubOptions {
@@ -78,6 +81,7 @@ export class StreamHub implements Poller, Backend, EndpointHub {
   private readonly siblings = new Map<number, SiblingBackend>();
   private connector: GuestConnector | undefined;
   private control: DeviceControl | undefined;
+  private reporter: ConnectionReporter | undefined;
 
   constructor(options: StreamHubOptions) {
     const { loop, shared } = options;
@@ -199,6 +203,14 @@ export class StreamHub implements Poller, Backend, EndpointHub {
         return;
       case 'list':
         this.send({ op: 'connections', token: message.token, connections: this.control?.connections() ?? [] });
+        return;
+      case 'watch':
+        // One for good: what the main thread has not heard yet is still under way.
+        if (message.on) this.reporter ??= new ConnectionReporter(this.send);
+        this.control?.watchConnections(message.on ? this.reporter : undefined);
+        return;
+      case 'heard':
+        this.reporter?.heard();
         return;
       case 'sibling':
         this.sibling(message.cid).direct = message.direct;

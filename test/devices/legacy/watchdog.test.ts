@@ -144,3 +144,71 @@ describe('watchdog monitor', () => {
     }
   });
 });
+
+describe('a paused watchdog', () => {
+  test('stands still, and goes on from where it was', () => {
+    const fixture = new Fixture();
+    fixture.out(PERIOD, 10);
+    fixture.out(CONTROL, 1);
+    fixture.now += 400;
+    fixture.host.pause();
+    fixture.host.pause();
+    fixture.now += 5000;
+    expect(fixture.host.left).toBe(600);
+    expect(fixture.host.takeExpiry()).toBe(false);
+    expect(fixture.host.save()).toMatchObject({ left: 600 });
+    fixture.host.resume();
+    expect(fixture.in(COUNTDOWN)).toBe(6);
+    fixture.now += 599;
+    expect(fixture.host.takeExpiry()).toBe(false);
+    fixture.now += 1;
+    expect(fixture.host.takeExpiry()).toBe(true);
+  });
+
+  test('that is stopped stays so; a reset of the machine ends the pause', () => {
+    const fixture = new Fixture();
+    fixture.host.pause();
+    fixture.host.resume();
+    expect(fixture.host.left).toBeUndefined();
+    fixture.out(CONTROL, 1);
+    fixture.host.pause();
+    fixture.host.reset();
+    expect(fixture.host.left).toBeUndefined();
+    fixture.out(CONTROL, 1);
+    fixture.now += 1000;
+    expect(fixture.host.left).toBe(29_000);
+  });
+
+  test('that was restored waits for the machine to go on', () => {
+    const fixture = new Fixture();
+    fixture.host.restore({ left: 300, period: 10, status: 0 });
+    fixture.host.pause();
+    fixture.now += 10_000;
+    fixture.host.resume();
+    expect(fixture.host.left).toBe(300);
+  });
+
+  test('whose end comes on the way into the pause says so when it goes on', async () => {
+    const expiries: number[] = [];
+    const monitor = new WatchdogMonitor(() => expiries.push(monitorPhase));
+    let monitorPhase = 0;
+    try {
+      const guest = new Watchdog(monitor.handles.shared, () => {
+        signalEventFd(monitor.handles.changedEvent);
+      });
+      monitor.defer();
+      guest.writeWide(PERIOD, 4, 1);
+      guest.writeWide(CONTROL, 4, 1);
+      await new Promise((resolve) => setTimeout(resolve, 150));
+      monitor.pause();
+      monitorPhase = 1;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      monitorPhase = 2;
+      monitor.resume();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(expiries).toEqual([2]);
+    } finally {
+      monitor.close();
+    }
+  });
+});

@@ -28,6 +28,9 @@ afterEach(() => {
   expect(openDescriptors()).toBe(descriptors);
 });
 
+/** What a VM tells of at its start. */
+const BOOT = ['booting', 'booted'] as const;
+
 interface Run {
   readonly exit: VmExit;
   readonly events: readonly VmEvent['type'][];
@@ -152,19 +155,19 @@ describeKvm('pvpanic', () => {
   test('a panic is an event, a line in the log, and part of how the VM ended', async () => {
     const { exit, events, log } = await run({ ...kernel(...panic(1), ...CODE.powerOff), pvpanic: true });
     expect(exit).toEqual({ reason: 'shutdown', panicked: true });
-    expect(events).toEqual(['booted', 'panicked']);
+    expect(events).toEqual([...BOOT, 'panicked', 'shutdown']);
     expect(log).toContain('error vmm: the guest panicked');
   });
 
   test('a crash kernel that takes over is told apart', async () => {
     const { exit, events } = await run({ ...kernel(...panic(2), ...CODE.reset), pvpanic: true });
     expect(exit).toEqual({ reason: 'reset', panicked: true });
-    expect(events).toEqual(['booted', 'crash-loaded']);
+    expect(events).toEqual([...BOOT, 'crash-loaded', 'reset', 'shutdown']);
   });
 
   test('without the device nothing is reported', async () => {
     const { exit, events } = await run(kernel(0x66, 0xba, 0x05, 0x05, 0xb0, 1, 0xee, ...CODE.powerOff));
-    expect([exit, events]).toEqual([{ reason: 'shutdown' }, ['booted']]);
+    expect([exit, events]).toEqual([{ reason: 'shutdown' }, [...BOOT, 'shutdown']]);
   });
 });
 
@@ -189,13 +192,54 @@ describeKvm('the watchdog', () => {
   test('a guest that does not feed it is started again, and can tell why', async () => {
     const { exit, events, log } = await run({ ...kernel(...hangOnce), watchdog: true, no_reboot: false });
     expect(exit).toEqual({ reason: 'shutdown' });
-    expect(events).toEqual(['booted', 'watchdog-expired', 'rebooted', 'booted']);
+    expect(events).toEqual([
+      ...[...BOOT, 'watchdog-expired', 'reset'],
+      ...['rebooting', ...BOOT, 'rebooted', 'shutdown'],
+    ]);
     expect(log).toContainEqual(expect.stringMatching(/^warn watchdog: .*is reset$/));
+  });
+
+  test('it stands still while the VM is paused, and resets the machine afterwards', async () => {
+    const paused: string[] = [];
+    const { exit, events } = await run({ ...kernel(...hangOnce), watchdog: true, no_reboot: false }, async (vm) => {
+      await once(vm.events, 'booted');
+      await vm.pause();
+      const note = ({ type }: VmEvent): unknown => paused.push(type);
+      vm.events.on('watchdog-expired', note).on('reset', note);
+      // The guest's period is 200 ms.
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      expect(paused).toEqual([]);
+      await vm.resume();
+    });
+    expect(exit).toEqual({ reason: 'shutdown' });
+    expect(paused).toEqual(['watchdog-expired', 'reset']);
+    expect(events.filter((type) => type === 'rebooted')).toHaveLength(1);
+  });
+
+  test('when it runs out while the VM is being paused, the reset is not lost', async () => {
+    const hangs = kernel(...hang);
+    const { events } = await run({ ...hangs, watchdog: true, no_reboot: false }, async (vm) => {
+      for (let resets = 0; resets < 3;) {
+        await once(vm.events, 'booted');
+        const reset = once(vm.events, 'reset');
+        // Pauses and resumes all the time, so that one of them meets the end of the countdown.
+        let done = false;
+        void reset.then(() => (done = true));
+        while (!done) {
+          await vm.pause();
+          await vm.resume();
+        }
+        resets++;
+      }
+      await vm.stop();
+    });
+    expect(events.filter((type) => type === 'reset').length).toBeGreaterThanOrEqual(3);
+    expect(events.at(-1)).toBe('shutdown');
   });
 
   test('with no_reboot that is the end of the VM, also with several processors', async () => {
     const cpus = { boot_vcpus: 2, max_vcpus: 2 };
     const { exit, events } = await run({ ...kernel(...hangOnce), watchdog: true, cpus });
-    expect([exit, events]).toEqual([{ reason: 'reset' }, ['booted', 'watchdog-expired']]);
+    expect([exit, events]).toEqual([{ reason: 'reset' }, [...BOOT, 'watchdog-expired', 'reset', 'shutdown']]);
   });
 });
