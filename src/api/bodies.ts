@@ -79,6 +79,16 @@ export function restoreRequest(body: unknown): RestoreRequest {
   };
 }
 
+/** A configuration as vm.info tells it has the paths of pseudo-terminals, which are not for a client to choose. */
+export function withoutPtyPaths(config: unknown): unknown {
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) return config;
+  const entries = Object.entries(config).map(([section, value]: [string, unknown]) => {
+    const isPty = typeof value === 'object' && value !== null && 'mode' in value && value.mode === 'Pty';
+    return [section, isPty ? { ...value, file: undefined } : value];
+  });
+  return Object.fromEntries(entries) as unknown;
+}
+
 function parse<T>(schema: z.ZodType<T>, body: unknown): T {
   if (body === undefined) throw badRequest('this request takes a JSON body');
   const result = schema.safeParse(body);

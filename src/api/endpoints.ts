@@ -2,7 +2,7 @@
 
 import { validateVmConfig } from '../config/validate.js';
 import { packageVersion } from '../platform/package-version.js';
-import { destinationPath, refuseBody, resizeRequest, restoreRequest } from './bodies.js';
+import { destinationPath, refuseBody, resizeRequest, restoreRequest, withoutPtyPaths } from './bodies.js';
 import { badRequest } from './errors.js';
 import type { Monitor } from './monitor.js';
 
@@ -70,7 +70,7 @@ export const ENDPOINTS: readonly Endpoint[] = [
     'The VM could not be created',
     (monitor, body) => {
       if (body === undefined) throw badRequest('this request takes a JSON body: the configuration of the VM');
-      return monitor.create(validateVmConfig(body));
+      return monitor.create(validateVmConfig(withoutPtyPaths(body)));
     },
   ),
   order('vm.boot', 'Boots the VM', 'The VM could not boot', (monitor) => monitor.boot()),

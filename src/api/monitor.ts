@@ -107,6 +107,11 @@ export class Monitor {
     return this.life.state;
   }
 
+  /** Whether everything has been asked to end. */
+  get isClosing(): boolean {
+    return this.closing;
+  }
+
   /** Takes a valid configuration; nothing of it is built before `boot`. */
   create(config: VmConfig): Promise<void> {
     return this.inTurn(() => {

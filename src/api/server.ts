@@ -8,7 +8,6 @@ import { createServer, type Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { getRequestListener } from '@hono/node-server';
 import { Hono, type Context } from 'hono';
-import { bodyLimit } from 'hono/body-limit';
 import { ApiError, badRequest, toApiError } from './errors.js';
 import { API_ROOT, ENDPOINTS, type Endpoint } from './endpoints.js';
 import { parseJson } from './bodies.js';
@@ -110,13 +109,6 @@ export function createApp({ monitor, extraRoutes = [], log = () => undefined }: 
     await next();
     context.header('Server', 'tsvmm API');
   });
-  app.use(
-    bodyLimit({
-      maxSize: MAX_BODY_SIZE,
-      onError: () =>
-        errorResponse(new ApiError(413, ['Payload Too Large', `a body has at most ${MAX_BODY_SIZE} bytes`])),
-    }),
-  );
   for (const endpoint of ENDPOINTS) {
     const path = API_ROOT + endpoint.name;
     app.on(endpoint.method, path, (context) => answerTo(endpoint, context, monitor));
@@ -138,12 +130,27 @@ export function createApp({ monitor, extraRoutes = [], log = () => undefined }: 
 
 async function answerTo(endpoint: Endpoint, context: Context, monitor: Monitor): Promise<Response> {
   try {
-    const body = endpoint.method === 'GET' ? undefined : parseJson(await context.req.text());
+    const body = endpoint.method === 'GET' ? undefined : parseJson(await readBody(context.req.raw));
     const answer = await endpoint.run(monitor, body);
     return answer === undefined ? context.body(null, 204) : context.json(answer);
   } catch (error) {
     throw toApiError(error, endpoint.problem);
   }
+}
+
+/** Throws ApiError 413 as soon as it is too long. */
+async function readBody({ headers, body }: Request): Promise<string> {
+  const tooLong = new ApiError(413, ['Payload Too Large', `a body has at most ${MAX_BODY_SIZE} bytes`]);
+  if (Number(headers.get('content-length')) > MAX_BODY_SIZE) throw tooLong;
+  if (body === null) return '';
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of body as unknown as AsyncIterable<Uint8Array>) {
+    size += piece.length;
+    if (size > MAX_BODY_SIZE) throw tooLong;
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString();
 }
 
 function errorResponse({ status, messages }: ApiError): Response {

@@ -72,20 +72,24 @@ function attachTerminal(vm: RunnableVm, host: Host, ending: Ending): Terminal {
 
 /** Says how the VM ended, and returns the exit status for that. Throws the VM's failure. */
 export function report(end: VmEnd, ending: Ending, host: Host): number {
+  if (end.reason === 'failure') throw end.error;
+  for (const line of describeEnd(end)) host.say(line);
+  if (end.reason === 'crash') return EXIT_CRASH;
+  // A signal keeps its own status: whoever sent it looks for that.
+  const code = end.reason === 'stopped' ? ending.exitCode : EXIT_OK;
+  return end.panicked === true && code === EXIT_OK ? EXIT_PANIC : code;
+}
+
+/** What the user is to know of an end; nothing of an ordinary one. */
+export function describeEnd(end: VmEnd): string[] {
   switch (end.reason) {
     case 'shutdown':
     case 'reset':
-    case 'stopped': {
-      // A signal keeps its own status: whoever sent it looks for that.
-      const code = end.reason === 'stopped' ? ending.exitCode : EXIT_OK;
-      if (end.panicked !== true) return code;
-      host.say('the guest panicked');
-      return code === EXIT_OK ? EXIT_PANIC : code;
-    }
+    case 'stopped':
+      return end.panicked === true ? ['the guest panicked'] : [];
     case 'crash':
-      host.say(`the guest crashed\n${end.report.trimEnd()}`);
-      return EXIT_CRASH;
+      return [`the guest crashed\n${end.report.trimEnd()}`];
     case 'failure':
-      throw end.error;
+      return [end.error.message];
   }
 }

@@ -8,7 +8,8 @@ import type { VmConfig } from '../config/vm-config.js';
 import { createLog, type LogFunction } from './logging.js';
 import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
-import type { RunnableVm } from './attend.js';
+import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
+import type { Vm } from '../vmm/vm.js';
 import type { Host } from './host.js';
 import { runVm } from './run.js';
 
@@ -52,14 +53,27 @@ async function main(args: readonly string[]): Promise<number> {
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
       return 0;
     }
-    const { verbosity, logFile } = command;
+    const { verbosity, logFile, apiSocket, hasVm } = command;
     verbose = verbosity > 0;
-    const config = await vmConfigOf(command);
+    const config = hasVm || apiSocket === undefined ? await vmConfigOf(command) : undefined;
     const log = createLog({ verbosity, file: logFile });
     try {
       // What -vv shows is put together only for it.
       const logLevel = verbosity > 1 ? 'debug' : 'info';
-      return await runVm(config, (vm, options) => createVm(vm, { ...options, logLevel }), log.write, host());
+      const options = { log: log.write, logLevel } as const;
+      if (apiSocket !== undefined) {
+        const { serveApi } = await import('./serve.js');
+        return await serveApi({
+          socket: apiSocket,
+          config,
+          createVm: (vm) => createVm(vm, options),
+          restoreVm: (directory, overrides) => restoreVm(directory, { ...options, overrides }),
+          log: log.write,
+          host: host(),
+        });
+      }
+      if (config === undefined) throw new Error('there is nothing to run');
+      return await runVm(config, (vm) => createVm(vm, options), log.write, host());
     } finally {
       log.close();
     }
@@ -69,16 +83,28 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-async function createVm(
-  config: VmConfig,
-  options: { log: LogFunction; logLevel: 'debug' | 'info' },
-): Promise<RunnableVm> {
+interface MakeOptions {
+  readonly log: LogFunction;
+  readonly logLevel: 'debug' | 'info';
+}
+
+async function createVm(config: VmConfig, options: MakeOptions): Promise<Vm> {
   // Both ends of the VM load at once: its threads theirs, this one its own.
   const { prestartWorkers } = await import('../vmm/worker-pool.js');
   const { planIoThreads } = await import('../vmm/device-plan.js');
   prestartWorkers({ vcpus: config.cpus.boot_vcpus, io: planIoThreads(config) });
   const { Vm } = await import('../vmm/vm.js');
   const vm = await Vm.create(config, options);
+  stopVm = () => vm.stop();
+  return vm;
+}
+
+async function restoreVm(
+  directory: string,
+  options: MakeOptions & { readonly overrides: SnapshotOverrides },
+): Promise<Vm> {
+  const { Vm } = await import('../vmm/vm.js');
+  const vm = await Vm.restore(directory, options);
   stopVm = () => vm.stop();
   return vm;
 }

@@ -6,6 +6,7 @@ import { ConfigError } from '../config/config-error.js';
 import type { OptionTexts } from '../config/parse-options.js';
 import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
+import { type ApiSocket, parseApiSocket } from './api-socket.js';
 
 /** How a command option is given: with a value, once, or any number of times for more of it. */
 type CommandOptionKind = 'value' | 'flag' | 'count';
@@ -25,6 +26,12 @@ export const COMMAND_OPTIONS: readonly CommandOption[] = [
     kind: 'value',
     usage: 'FILE',
     help: 'Read the configuration from a JSON or YAML file; options override what is in it',
+  },
+  {
+    name: 'api-socket',
+    kind: 'value',
+    usage: 'path=PATH',
+    help: 'Serve the HTTP API at this Unix socket (fd=N: at one that is handed over); without a VM, wait there for one',
   },
   {
     name: 'log-file',
@@ -48,6 +55,10 @@ export type Command =
       /** The VM's options, not read any further. */
       readonly options: OptionTexts;
       readonly configFile: string | undefined;
+      /** Where the API is served, if it is. */
+      readonly apiSocket: ApiSocket | undefined;
+      /** Whether anything is said about a VM; else there is none to run, but the built-in one. */
+      readonly hasVm: boolean;
       readonly verbosity: number;
       readonly logFile: string | undefined;
     };
@@ -116,8 +127,11 @@ export function parseCommandLine(args: readonly string[]): Command {
   const texts = textsOf(argv);
   const configFile = onlyPath(texts, 'config');
   const logFile = onlyPath(texts, 'log-file');
+  const socketText = onlyValue(texts, 'api-socket');
+  const apiSocket = socketText === undefined ? undefined : parseApiSocket(socketText);
+  const hasVm = configFile !== undefined || VM_OPTIONS.some(({ name }) => texts.has(name));
   const verbosity = typeof argv['v'] === 'number' ? argv['v'] : 0;
-  return { action: 'run', options: texts, configFile, verbosity, logFile };
+  return { action: 'run', options: texts, configFile, apiSocket, hasVm, verbosity, logFile };
 }
 
 function parseSubcommand(all: readonly string[]): Command | undefined {
@@ -141,9 +155,15 @@ function isSubcommand(name: string): name is SubcommandName {
 
 /** The value of an option that is given once at most and names a file. */
 function onlyPath(texts: OptionTexts, name: string): string | undefined {
+  const value = onlyValue(texts, name);
+  if (value === '') throw mistake(`--${name}`, 'MISSING_VALUE', 'the path is empty', 'Name a file.');
+  return value;
+}
+
+/** The value of an option that is given once at most. */
+function onlyValue(texts: OptionTexts, name: string): string | undefined {
   const values = texts.get(name) ?? [];
   if (values.length > 1) throw mistake(`--${name}`, 'DUPLICATE', `given ${values.length} times`, 'Give it once.');
-  if (values[0] === '') throw mistake(`--${name}`, 'MISSING_VALUE', 'the path is empty', 'Name a file.');
   return values.at(0);
 }
 

@@ -4,8 +4,7 @@
 import { ConfigError } from './config-error.js';
 import { nearest } from './nearest.js';
 
-const NO_API = 'There is no HTTP API; use the npm library to control VMs from a program.';
-const NO_DBUS = 'There is no D-Bus API; use the npm library to control VMs from a program.';
+const NO_DBUS = 'There is no D-Bus API; use --api-socket, or the npm library, to control VMs from a program.';
 const NO_PASS_THROUGH = 'Devices of the host are not passed through; use --disk and --net.';
 const NO_FILE_SHARING = 'Directories of the host are not shared; put the files on a --disk, or send them over --vsock.';
 const NO_CONFIDENTIAL = 'Confidential guests are not supported; leave it out.';
@@ -17,7 +16,6 @@ const NO_NUMA = 'The guest has one NUMA node; give it its memory with --memory, 
  * the table takes it out of this list. Those of all its builds are here, and those that it had once.
  */
 export const CLOUD_HYPERVISOR_ONLY: Readonly<Record<string, string>> = {
-  'api-socket': NO_API,
   'dbus-object-path': NO_DBUS,
   'dbus-service-name': NO_DBUS,
   'dbus-system-bus': NO_DBUS,

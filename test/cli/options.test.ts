@@ -69,7 +69,7 @@ describe('the command line', () => {
     [['--watchdog=off'], '--watchdog: takes no value. Write --watchdog, or leave it out.'],
     [['--watchdog', 'on'], '"on": belongs to no option'],
     [['--no-watchdog'], '--no-watchdog: no such option. Did you mean --watchdog?'],
-    [['--api-socket=/tmp/s'], '--api-socket: an option of Cloud Hypervisor'],
+    [['--event-monitor=/tmp/s'], '--event-monitor: an option of Cloud Hypervisor'],
     [['--no-help'], '--no-help: no such option. Did you mean --help?'],
     [['--no-vsock'], '--no-vsock: no such option'],
     [['-x'], '-x: no such option'],

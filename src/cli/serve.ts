@@ -1,0 +1,138 @@
+// Runs the API server of one VM: the VM of the command line, or none until a client makes one. Loaded with --api-socket.
+//
+// With a VM on the command line the process ends when that VM does, as without the API; a server that began empty stays
+// until vmm.shutdown or a signal.
+
+import { fstatSync } from 'node:fs';
+import { Monitor, type MonitoredVm } from '../api/monitor.js';
+import { ApiServer, type ExtraRoute } from '../api/server.js';
+import { ConfigError } from '../config/config-error.js';
+import type { VmConfig } from '../config/vm-config.js';
+import { check, libc } from '../platform/libc.js';
+import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
+import { HostSocket } from '../vmm/host-socket.js';
+import type { ApiSocket } from './api-socket.js';
+import { attend, describeEnd, report, type RunnableVm, type VmEnd } from './attend.js';
+import { Ending } from './ending.js';
+import type { Host } from './host.js';
+import type { LogFunction } from './logging.js';
+
+export interface ServeOptions {
+  readonly socket: ApiSocket;
+  /** Undefined: the server begins without a VM. */
+  readonly config: VmConfig | undefined;
+  readonly createVm: (config: VmConfig) => Promise<RunnableVm & MonitoredVm>;
+  readonly restoreVm: (directory: string, overrides: SnapshotOverrides) => Promise<RunnableVm & MonitoredVm>;
+  readonly log: LogFunction;
+  readonly host: Host;
+  readonly extraRoutes?: (monitor: Monitor) => readonly ExtraRoute[];
+}
+
+/** Serves until the end and returns the exit status. Throws what making the VM throws, or its failure. */
+export async function serveApi({
+  socket,
+  config,
+  createVm,
+  restoreVm,
+  log,
+  host,
+  extraRoutes = () => [],
+}: ServeOptions): Promise<number> {
+  const ending = new Ending(host);
+  let lastEnd: VmEnd = { reason: 'stopped' };
+  const attended = async (making: Promise<RunnableVm & MonitoredVm>): Promise<MonitoredVm> => {
+    const vm = await making;
+    void vm.exited.then(attend(vm.config, vm, host, ending));
+    return vm;
+  };
+  const monitor = new Monitor({
+    factory: {
+      create: (vmConfig) => attended(createVm(vmConfig)),
+      restore: (directory, overrides) => attended(restoreVm(directory, overrides)),
+    },
+    onVmEnd: (end) => {
+      if (config === undefined) {
+        for (const line of describeEnd(end)) host.say(line);
+        return;
+      }
+      lastEnd = end;
+      void monitor.shutdown();
+    },
+  });
+  ending.setVm({ stop: () => monitor.shutdown() });
+  try {
+    const listener = openListener(socket);
+    try {
+      const server = await ApiServer.start(listener, {
+        monitor,
+        extraRoutes: extraRoutes(monitor),
+        log: (level, message) => {
+          log(level, 'api', message);
+        },
+      });
+      try {
+        log('info', 'api', `serving at ${'path' in socket ? socket.path : `descriptor ${socket.fd}`}`);
+        if (config !== undefined && !ending.requested) await bootFirst(monitor, config);
+        await monitor.closed;
+      } finally {
+        listener.close();
+        await server.close();
+      }
+    } finally {
+      listener.close();
+    }
+  } finally {
+    ending.close();
+  }
+  return report(lastEnd, ending, host);
+}
+
+/** A VM that is ended while it boots is no error. */
+async function bootFirst(monitor: Monitor, config: VmConfig): Promise<void> {
+  await monitor.create(config);
+  try {
+    await monitor.boot();
+  } catch (error) {
+    if (!monitor.isClosing) {
+      await monitor.shutdown();
+      throw error;
+    }
+  }
+}
+
+interface OwnedListener {
+  /** For the server, which closes it. */
+  readonly fd: number;
+  /** Removes the socket's file, if it is ours; a second call does nothing. */
+  close(): void;
+}
+
+/** Throws VmError SOCKET_IN_USE or HOST_PATH, or ConfigError. */
+function openListener(socket: ApiSocket): OwnedListener {
+  if ('fd' in socket) return { fd: checkedSocket(socket.fd), close: () => undefined };
+  const hostSocket = new HostSocket('--api-socket', socket.path, { isPrivate: true });
+  let open = true;
+  const fd = check(libc.fcntl(hostSocket.fd, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC');
+  return {
+    fd,
+    close: () => {
+      if (open) hostSocket.close();
+      open = false;
+    },
+  };
+}
+
+const F_DUPFD_CLOEXEC = 1030;
+
+function checkedSocket(fd: number): number {
+  try {
+    if (fstatSync(fd).isSocket()) return fd;
+  } catch {
+    // Not even a descriptor.
+  }
+  const option = '--api-socket';
+  throw new ConfigError(
+    { option, key: 'fd', value: fd, label: `${option} fd` },
+    { code: 'WRONG_TYPE', problem: `descriptor ${fd} is no socket`, mend: 'Hand over a socket that listens.' },
+  );
+}
