@@ -23,7 +23,10 @@ export type {
 export { BootError } from './boot/errors.js';
 export { VmError, type VmErrorCode } from './vmm/errors.js';
 export {
+  ConsoleError,
   Vm,
+  type ConsoleErrorCode,
+  type ConsoleMatch,
   type LogLevel,
   type StopOptions,
   type VmBalloon,
@@ -37,6 +40,7 @@ export {
   type VmLog,
   type VmOptions,
   type VmVsock,
+  type WaitOptions,
 } from './vmm/vm.js';
 export type { SnapshotOverrides } from './vmm/snapshot/overrides.js';
 export type { ConnectionInfo } from './vsock/connection-info.js';

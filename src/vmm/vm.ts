@@ -30,7 +30,10 @@ import type { VcpuThread } from './worker-pool.js';
 import type { LogLevel } from './worker-protocol.js';
 
 export { VmError } from './errors.js';
+export { ConsoleError, type ConsoleErrorCode } from './consoles/console-error.js';
+export type { WaitOptions } from './consoles/console-reader.js';
 export type { VmConsole } from './consoles/guest-console.js';
+export type { ConsoleMatch } from './consoles/output-search.js';
 export type { VmEvent, VmEventOf, VmEvents, VmEventType } from './events.js';
 export type { VmExit } from './exit.js';
 export { BUILT_IN_GUEST } from './guest.js';
@@ -376,6 +379,11 @@ export class Vm {
     }
     this.finish({ reason: 'stopped' });
     await this.exited;
+  }
+
+  /** `await using vm = await Vm.create(...)`: it is stopped and gone at the end of the block, whatever happens in it. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
   }
 
   /** Whether the VM ends by itself, or by another's doing, within that time. */

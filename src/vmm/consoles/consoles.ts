@@ -13,6 +13,8 @@ import type { AttachedDevice } from '../attach/attached-device.js';
 import { attachConsole } from '../attach/console.js';
 import type { ReleaseStack } from '../release-stack.js';
 import type { DebugConsoleHandles, LogLevel, SerialHandles } from '../worker-protocol.js';
+import { ConsoleError } from './console-error.js';
+import { ConsoleReader } from './console-reader.js';
 import { GuestConsole, type ConsolePort, type VmConsole } from './guest-console.js';
 import { openHostEnd } from './open-end.js';
 
@@ -25,8 +27,16 @@ export interface ConsolesContext {
 /** A console that is not there: it takes everything and says nothing. */
 const NO_CONSOLE: VmConsole = {
   path: undefined,
+  printed: 0,
   write: () => Promise.resolve(),
   onOutput: () => () => undefined,
+  tail: () => '',
+  waitFor: (pattern) => Promise.reject(new ConsoleError('NO_CONSOLE', 'the VM has no console', { pattern })),
+  stream: () => {
+    const reader = new ConsoleReader();
+    reader.end();
+    return reader.stream(() => Promise.resolve());
+  },
 };
 
 export class Consoles {

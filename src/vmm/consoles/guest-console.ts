@@ -1,11 +1,14 @@
 // One console of the guest, as the main thread has it: output goes from the device's ring to the host's end and to
 // listeners, input from that end and from whoever calls `write` into the device's ring. Main thread.
 
+import type { Duplex } from 'node:stream';
 import { errnoName } from '../../platform/errno.js';
 import { drainEventFd } from '../../platform/eventfd.js';
 import { FdWatcher } from '../../platform/fd-watcher.js';
-import type { Fd } from '../../platform/units.js';
+import { KIB, type Fd } from '../../platform/units.js';
+import { ConsoleReader, type WaitOptions } from './console-reader.js';
 import type { ConsoleInput, HostEnd } from './host-end.js';
+import type { ConsoleMatch } from './output-search.js';
 
 /** How long the end of a VM waits for an output that does not take the last bytes. */
 const FLUSH_LIMIT_MS = 1000;
@@ -39,7 +42,25 @@ export interface VmConsole {
   write(bytes: Uint8Array): Promise<void>;
   /** Calls `listener` with all output from now on; returns the function that ends it. */
   onOutput(listener: ConsoleListener): () => void;
+  /** How many bytes the guest has printed since the VM was created. */
+  readonly printed: number;
+  /** What it printed last, at most `bytes` (64 KiB unless told), as text. All of the last 16 MiB is kept. */
+  tail(bytes?: number): string;
+  /**
+   * Waits until `pattern` is in what was printed since the first byte, of which the last 16 MiB are kept. A match of a
+   * RegExp may begin at most 64 KiB before what is new. Rejects with ConsoleError TIMED_OUT, ENDED (with the VM), ABORTED
+   * or NO_CONSOLE, which have the end of the output, and with RangeError.
+   */
+  waitFor(pattern: string | RegExp, options?: WaitOptions): Promise<ConsoleMatch>;
+  /**
+   * The console as a Node Duplex: reading begins with the first byte that is kept, writing types. It ends with the VM. A
+   * reader never makes the guest wait; one that falls 16 MiB behind fails with ConsoleError FELL_BEHIND.
+   */
+  stream(): Duplex;
 }
+
+/** What `tail` gives unless told. */
+export const DEFAULT_TAIL_BYTES = 64 * KIB;
 
 /** `close` releases the watcher and the host's end. */
 export class GuestConsole implements VmConsole {
@@ -48,6 +69,7 @@ export class GuestConsole implements VmConsole {
   private readonly end: HostEnd | undefined;
   private readonly watcher: FdWatcher;
   private readonly listeners = new Set<ConsoleListener>();
+  private readonly reader = new ConsoleReader();
   private readonly warn: (message: string) => void;
   private readonly input: { bytes: Uint8Array; readonly accepted: () => void }[] = [];
   private outputFailed = false;
@@ -92,8 +114,38 @@ export class GuestConsole implements VmConsole {
     return () => this.listeners.delete(listener);
   }
 
-  /** Delivers what the guest printed last, waiting a bounded time for an output that is stuck. */
+  get printed(): number {
+    return this.reader.printed;
+  }
+
+  tail(bytes = DEFAULT_TAIL_BYTES): string {
+    return this.reader.tail(bytes);
+  }
+
+  waitFor(pattern: string | RegExp, options: WaitOptions = {}): Promise<ConsoleMatch> {
+    return this.reader.waitFor(pattern, options);
+  }
+
+  stream(): Duplex {
+    return this.reader.stream((bytes) => this.write(bytes));
+  }
+
+  /** Delivers what the guest printed last, waiting a bounded time for an output that is stuck. That was all then. */
   async flush(): Promise<void> {
+    await this.deliverRest();
+    this.reader.end();
+  }
+
+  close(): void {
+    this.closed = true;
+    this.reader.end();
+    for (const { accepted } of this.input.splice(0)) accepted();
+    if (this.port.lost > 0) this.warn(`${this.port.lost} bytes of console output were lost: the guest outran it`);
+    this.watcher.close();
+    this.end?.close();
+  }
+
+  private async deliverRest(): Promise<void> {
     for (let waited = 0; waited < FLUSH_LIMIT_MS; waited += FLUSH_RETRY_MS) {
       this.pump();
       if (this.port.pending === 0 && this.end?.settled !== false) return;
@@ -101,14 +153,6 @@ export class GuestConsole implements VmConsole {
     }
     const { pending } = this.port;
     if (pending > 0) this.warn(`${pending} bytes of console output were dropped: the output does not take them`);
-  }
-
-  close(): void {
-    this.closed = true;
-    for (const { accepted } of this.input.splice(0)) accepted();
-    if (this.port.lost > 0) this.warn(`${this.port.lost} bytes of console output were lost: the guest outran it`);
-    this.watcher.close();
-    this.end?.close();
   }
 
   private pushInput(): void {
@@ -146,6 +190,7 @@ export class GuestConsole implements VmConsole {
         taken = result;
       }
     }
+    if (taken > 0) this.reader.append(bytes.subarray(0, taken));
     if (taken > 0 && this.listeners.size > 0) {
       const copy = Uint8Array.from(bytes.subarray(0, taken));
       for (const listener of this.listeners) listener(copy);
