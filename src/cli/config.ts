@@ -21,6 +21,8 @@ export interface SubcommandOutput {
   readonly stdout: string;
   /** Lines for the user. */
   readonly notes: readonly string[];
+  /** The exit status, 0 if absent. */
+  readonly status?: number;
 }
 
 /** Does what a subcommand says; throws ConfigError. */
@@ -36,6 +38,12 @@ export async function runSubcommand(name: SubcommandName, args: readonly string[
       const { convertFirecrackerConfig } = await import('../config/firecracker.js');
       const { config, notes } = convertFirecrackerConfig(await readDataFile(name, path), path);
       return { stdout: json(config), notes };
+    }
+    case 'doctor': {
+      const { readSubcommandOptions } = await import('./subcommand-options.js');
+      const { DOCTOR_OPTIONS, runDoctor } = await import('./doctor.js');
+      const given = readSubcommandOptions(args, DOCTOR_OPTIONS);
+      return { ...(await runDoctor(given.some((option) => option.name === 'json'))), notes: [] };
     }
   }
 }

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { VM_OPTION_GROUPS, VM_OPTIONS } from '../config/vm-options.js';
 import { EXIT_CODES } from './exit-codes.js';
-import { COMMAND_OPTIONS, type Subcommand, SUBCOMMANDS } from './options.js';
+import { COMMAND_OPTIONS, type CommandOption, type Subcommand, SUBCOMMANDS } from './options.js';
 
 const MAX_WIDTH = 110;
 
@@ -42,11 +42,16 @@ function describe(usage: string, help: string): string {
 }
 
 function commandsText(columns: number): string {
-  const commands = Object.entries<Subcommand>(SUBCOMMANDS).flatMap(([name, { args, help }]) => [
+  const commands = Object.entries<Subcommand>(SUBCOMMANDS).flatMap(([name, { args, help, options = [] }]) => [
     `  ${[name, ...args].join(' ')}`,
     ...wrap(help, columns - 6).map((line) => `      ${line}`),
+    ...options.flatMap((option) => keyLines(optionUsage(option), wrap(option.help, columns - KEY_WIDTH - 6))),
   ]);
   return ['Commands:', ...commands].join('\n');
+}
+
+function optionUsage({ name, usage }: CommandOption): string {
+  return usage === '' ? `--${name}` : `--${name} ${usage}`;
 }
 
 /** The width of the column of keys; the help of a longer one goes below it. */

@@ -3,7 +3,7 @@
 // so help (yargs), the log (winston) and the schema library (zod) stay out of a plain start.
 
 import { inspect } from 'node:util';
-import { EXIT_INTERNAL, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
+import { EXIT_INTERNAL, EXIT_OK, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
 import type { VmConfig } from '../config/vm-config.js';
 import { createLog, type LogFunction } from './logging.js';
 import { runSubcommand, vmConfigOf } from './config.js';
@@ -43,10 +43,10 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     const command = parseCommandLine(args);
     if (command.action === 'subcommand') {
-      const { stdout, notes } = await runSubcommand(command.name, command.args);
+      const { stdout, notes, status = EXIT_OK } = await runSubcommand(command.name, command.args);
       for (const note of notes) say(note);
       print(process.stdout, stdout);
-      return 0;
+      return status;
     }
     if (command.action !== 'run') {
       const { helpText, versionText } = await import('./help.js');

@@ -7,6 +7,7 @@ import type { OptionTexts } from '../config/parse-options.js';
 import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 import { type ApiSocket, parseApiSocket } from './api-socket.js';
+import { DOCTOR_OPTIONS } from './doctor.js';
 
 /** How a command option is given: with a value, once, or any number of times for more of it. */
 type CommandOptionKind = 'value' | 'flag' | 'count';
@@ -67,6 +68,8 @@ export interface Subcommand {
   /** What follows the name, each one argument. */
   readonly args: readonly string[];
   readonly help: string;
+  /** Options of its own, which it reads itself (subcommand-options.ts); then there are no `args`. */
+  readonly options?: readonly CommandOption[];
 }
 
 /** What the command does besides running a VM: its first argument is a name of these. */
@@ -76,6 +79,11 @@ export const SUBCOMMANDS = {
     help: "Print Firecracker's configuration in FILE (its --config-file) as a configuration for --config",
   },
   'config-schema': { args: [], help: 'Print the JSON Schema of configuration files' },
+  doctor: {
+    args: [],
+    help: 'Check what this host can do, KVM first, by doing it; say how to mend what it cannot. Exit status 3: no VM can run',
+    options: DOCTOR_OPTIONS,
+  },
 } as const satisfies Readonly<Record<string, Subcommand>>;
 
 export type SubcommandName = keyof typeof SUBCOMMANDS;
@@ -138,6 +146,8 @@ function parseSubcommand(all: readonly string[]): Command | undefined {
   const name = all.at(0);
   if (name === undefined || !isSubcommand(name)) return undefined;
   const args = all.slice(1);
+  const { options }: Subcommand = SUBCOMMANDS[name];
+  if (options !== undefined) return { action: 'subcommand', name, args };
   const wanted: readonly string[] = SUBCOMMANDS[name].args;
   if (args.length === wanted.length && !args.some((argument) => argument.startsWith('--'))) {
     return { action: 'subcommand', name, args };
