@@ -28,6 +28,7 @@ export {
   type ConsoleErrorCode,
   type ConsoleMatch,
   type LogLevel,
+  type RestoreOptions,
   type StopOptions,
   type VmBalloon,
   type VmConsole,

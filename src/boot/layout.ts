@@ -9,7 +9,8 @@
 //   0x0000_9000  PML4                                ...          initramfs, as high as it fits below 3 GiB
 //   0x0000_a000  page directory pointers             0xc000_0000  hole for devices, up to 4 GiB
 //
-// In the legacy hole are the ACPI tables (0x000e_0000) and, if it is large, the MP table (0x000f_0000).
+// In the legacy hole are the ACPI tables (0x000e_0000), the VM generation id (0x000e_f000) and, if it is large, the MP
+// table (0x000f_0000).
 
 import { GIB, KIB, MIB, TWO_POW_32 } from '../platform/units.js';
 
@@ -36,7 +37,11 @@ export const MP_TABLE_OVERFLOW_GPA = 0xf_0000;
 
 /** The ACPI tables, RSDP first: the lower half of the BIOS area, all of which guests scan for an RSDP. */
 export const ACPI_AREA_GPA = 0xe_0000;
-export const ACPI_AREA_END = MP_TABLE_OVERFLOW_GPA;
+export const ACPI_AREA_END = 0xe_f000;
+
+/** The VM generation id, in a page of its own that no guest takes for RAM, nor for tables to be forgotten once read. */
+export const GENERATION_ID_GPA = ACPI_AREA_END;
+export const GENERATION_ID_PAGE_END = MP_TABLE_OVERFLOW_GPA;
 
 /** [640 KiB, 1 MiB) is video memory and ROM on a PC: never given to the guest as RAM. */
 export const LEGACY_HOLE_START = 640 * KIB;

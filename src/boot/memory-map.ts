@@ -3,7 +3,15 @@
 // Types are those of the ACPI specification's "System Address Map Interfaces", which e820 and PVH share.
 
 import { BootError } from './errors.js';
-import { ACPI_AREA_END, ACPI_AREA_GPA, LEGACY_HOLE_END, LEGACY_HOLE_START, MP_TABLE_GPA } from './layout.js';
+import {
+  ACPI_AREA_END,
+  ACPI_AREA_GPA,
+  GENERATION_ID_GPA,
+  GENERATION_ID_PAGE_END,
+  LEGACY_HOLE_END,
+  LEGACY_HOLE_START,
+  MP_TABLE_GPA,
+} from './layout.js';
 import type { BootMemory, MemoryRange } from './memory.js';
 import { formatBytes } from '../platform/units.js';
 
@@ -17,6 +25,12 @@ export interface MemoryMapEntry extends MemoryRange {
 }
 
 const ACPI_TABLES: MemoryMapEntry = { gpa: ACPI_AREA_GPA, size: ACPI_AREA_END - ACPI_AREA_GPA, type: MEMORY_TYPE_ACPI };
+/** Not with the tables: it is read again and again. */
+const GENERATION_ID: MemoryMapEntry = {
+  gpa: GENERATION_ID_GPA,
+  size: GENERATION_ID_PAGE_END - GENERATION_ID_GPA,
+  type: MEMORY_TYPE_RESERVED,
+};
 
 /**
  * The guest's memory map: RAM without the EBDA and the legacy hole, and in that the ACPI tables if there are any. Throws
@@ -27,7 +41,7 @@ export function buildMemoryMap(memory: BootMemory, hasAcpiTables: boolean): Memo
   const map: MemoryMapEntry[] = [
     { gpa: 0, size: MP_TABLE_GPA, type: MEMORY_TYPE_RAM },
     { gpa: MP_TABLE_GPA, size: LEGACY_HOLE_START - MP_TABLE_GPA, type: MEMORY_TYPE_RESERVED },
-    ...(hasAcpiTables ? [ACPI_TABLES] : []),
+    ...(hasAcpiTables ? [ACPI_TABLES, GENERATION_ID] : []),
     { gpa: LEGACY_HOLE_END, size: low.size - LEGACY_HOLE_END, type: MEMORY_TYPE_RAM },
   ];
   for (const range of memory.ranges.slice(1)) map.push({ gpa: range.gpa, size: range.size, type: MEMORY_TYPE_RAM });

@@ -5,13 +5,19 @@ import type { OptionTexts } from '../config/parse-options.js';
 import { parseVmOptions } from '../config/parse-options.js';
 import type { VmConfig } from '../config/vm-config.js';
 import type { SubcommandName } from './options.js';
+import type { RestoreRequest } from './restore.js';
 
-/** Reads the options, and the file if there is one, and checks the outcome; throws ConfigError. */
+/** Reads the options, and the file or the saved VM if there is one, and checks the outcome; throws ConfigError. */
 export async function vmConfigOf(command: {
   readonly options: OptionTexts;
   readonly configFile: string | undefined;
+  readonly restore?: RestoreRequest | undefined;
 }): Promise<VmConfig> {
-  const { options, configFile } = command;
+  const { options, configFile, restore } = command;
+  if (restore !== undefined) {
+    const { restoredConfigOf } = await import('./restore.js');
+    return restoredConfigOf(restore, options);
+  }
   if (configFile === undefined) return parseVmOptions(options);
   const { readConfigFile } = await import('../config/config-file.js');
   return parseVmOptions(options, await readConfigFile('--config', configFile));

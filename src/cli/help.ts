@@ -58,8 +58,8 @@ function optionUsage({ name, usage }: CommandOption): string {
 const KEY_WIDTH = 26;
 
 function keysText(columns: number): string {
-  const keyed = VM_OPTIONS.filter(({ keys }) => keys.length > 0);
-  const lines = keyed.flatMap(({ name, keys }) => [
+  const keyed = [...VM_OPTIONS, ...COMMAND_OPTIONS].filter(({ keys = [] }) => keys.length > 0);
+  const lines = keyed.flatMap(({ name, keys = [] }) => [
     '',
     `  --${name}`,
     ...keys.flatMap(({ usage, help }) => keyLines(usage, wrap(help, columns - KEY_WIDTH - 6))),

@@ -10,7 +10,9 @@ import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
 import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
 import type { Vm } from '../vmm/vm.js';
+import type { RunnableVm } from './attend.js';
 import type { Host } from './host.js';
+import { resumesAtOnce } from './restore.js';
 import { runVm } from './run.js';
 
 /** How long the process may take to end by itself after the VM has; something that still holds it is a bug. */
@@ -53,7 +55,8 @@ async function main(args: readonly string[]): Promise<number> {
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
       return 0;
     }
-    const { verbosity, logFile, apiSocket, hasVm } = command;
+    const { verbosity, logFile, apiSocket, hasVm, restore } = command;
+    const resume = restore !== undefined && resumesAtOnce(restore, apiSocket !== undefined);
     verbose = verbosity > 0;
     const config = hasVm || apiSocket === undefined ? await vmConfigOf(command) : undefined;
     const log = createLog({ verbosity, file: logFile });
@@ -66,6 +69,7 @@ async function main(args: readonly string[]): Promise<number> {
         return await serveApi({
           socket: apiSocket,
           config,
+          restore: restore === undefined ? undefined : { directory: restore.directory, resume },
           createVm: (vm) => createVm(vm, options),
           restoreVm: (directory, overrides) => restoreVm(directory, { ...options, overrides }),
           log: log.write,
@@ -73,7 +77,8 @@ async function main(args: readonly string[]): Promise<number> {
         });
       }
       if (config === undefined) throw new Error('there is nothing to run');
-      return await runVm(config, (vm) => createVm(vm, options), log.write, host());
+      const make = restore === undefined ? createVm : makeFrom(restore.directory);
+      return await runVm(config, (vm) => make(vm, options), log.write, host());
     } finally {
       log.close();
     }
@@ -89,10 +94,7 @@ interface MakeOptions {
 }
 
 async function createVm(config: VmConfig, options: MakeOptions): Promise<Vm> {
-  // Both ends of the VM load at once: its threads theirs, this one its own.
-  const { prestartWorkers } = await import('../vmm/worker-pool.js');
-  const { planIoThreads } = await import('../vmm/device-plan.js');
-  prestartWorkers({ vcpus: config.cpus.boot_vcpus, io: planIoThreads(config) });
+  await prestart(config);
   const { Vm } = await import('../vmm/vm.js');
   const vm = await Vm.create(config, options);
   stopVm = () => vm.stop();
@@ -107,6 +109,23 @@ async function restoreVm(
   const vm = await Vm.restore(directory, options);
   stopVm = () => vm.stop();
   return vm;
+}
+
+/** Makes the VM that was saved in `directory`, which goes on when it is started. */
+function makeFrom(directory: string): (config: VmConfig, options: MakeOptions) => Promise<RunnableVm> {
+  return async (config, options) => {
+    await prestart(config);
+    const vm = await restoreVm(directory, { ...options, overrides: config });
+    const { builtInGuest, exited, console, consoles } = vm;
+    return { builtInGuest, exited, console, consoles, start: () => vm.resume(), stop: () => vm.stop() };
+  };
+}
+
+/** Both ends of the VM load at once: its threads theirs, this one its own. */
+async function prestart(config: VmConfig): Promise<void> {
+  const { prestartWorkers } = await import('../vmm/worker-pool.js');
+  const { planIoThreads } = await import('../vmm/device-plan.js');
+  prestartWorkers({ vcpus: config.cpus.boot_vcpus, io: planIoThreads(config) });
 }
 
 function host(): Host {

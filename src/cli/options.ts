@@ -4,10 +4,12 @@
 import parser from 'yargs-parser';
 import { ConfigError } from '../config/config-error.js';
 import type { OptionTexts } from '../config/parse-options.js';
+import type { KeyHelp } from '../config/option-spec.js';
 import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 import { type ApiSocket, parseApiSocket } from './api-socket.js';
 import { DOCTOR_OPTIONS } from './doctor.js';
+import { readRestore, RESTORE, type RestoreRequest } from './restore.js';
 
 /** How a command option is given: with a value, once, or any number of times for more of it. */
 type CommandOptionKind = 'value' | 'flag' | 'count';
@@ -18,6 +20,9 @@ export interface CommandOption {
   readonly kind: CommandOptionKind;
   readonly usage: string;
   readonly help: string;
+  readonly keys?: readonly KeyHelp[];
+  /** Cloud Hypervisor's keys that do not exist here, each with the reason. */
+  readonly notSupported?: Readonly<Record<string, string>>;
 }
 
 /** The options that are not about the VM. */
@@ -33,6 +38,14 @@ export const COMMAND_OPTIONS: readonly CommandOption[] = [
     kind: 'value',
     usage: 'path=PATH',
     help: 'Serve the HTTP API at this Unix socket (fd=N: at one that is handed over); without a VM, wait there for one',
+  },
+  {
+    name: RESTORE.name,
+    kind: 'value',
+    usage: RESTORE.usage,
+    help: RESTORE.help,
+    keys: RESTORE.keys,
+    notSupported: RESTORE.notSupported,
   },
   {
     name: 'log-file',
@@ -60,6 +73,8 @@ export type Command =
       readonly apiSocket: ApiSocket | undefined;
       /** Whether anything is said about a VM; else there is none to run, but the built-in one. */
       readonly hasVm: boolean;
+      /** A saved VM to go on with instead of a new one. */
+      readonly restore: RestoreRequest | undefined;
       readonly verbosity: number;
       readonly logFile: string | undefined;
     };
@@ -137,9 +152,14 @@ export function parseCommandLine(args: readonly string[]): Command {
   const logFile = onlyPath(texts, 'log-file');
   const socketText = onlyValue(texts, 'api-socket');
   const apiSocket = socketText === undefined ? undefined : parseApiSocket(socketText);
-  const hasVm = configFile !== undefined || VM_OPTIONS.some(({ name }) => texts.has(name));
+  const restoreText = onlyValue(texts, 'restore');
+  const restore = restoreText === undefined ? undefined : readRestore(restoreText);
+  if (restore !== undefined && configFile !== undefined) {
+    throw mistake('--restore', 'CONFLICT', 'a saved VM has its configuration with it', 'Leave --config out.');
+  }
+  const hasVm = configFile !== undefined || restore !== undefined || VM_OPTIONS.some(({ name }) => texts.has(name));
   const verbosity = typeof argv['v'] === 'number' ? argv['v'] : 0;
-  return { action: 'run', options: texts, configFile, apiSocket, hasVm, verbosity, logFile };
+  return { action: 'run', options: texts, configFile, restore, apiSocket, hasVm, verbosity, logFile };
 }
 
 function parseSubcommand(all: readonly string[]): Command | undefined {

@@ -21,6 +21,8 @@ export interface ServeOptions {
   readonly socket: ApiSocket;
   /** Undefined: the server begins without a VM. */
   readonly config: VmConfig | undefined;
+  /** The VM is not new: it was saved there, with another configuration perhaps. */
+  readonly restore?: { readonly directory: string; readonly resume: boolean } | undefined;
   readonly createVm: (config: VmConfig) => Promise<RunnableVm & MonitoredVm>;
   readonly restoreVm: (directory: string, overrides: SnapshotOverrides) => Promise<RunnableVm & MonitoredVm>;
   readonly log: LogFunction;
@@ -32,6 +34,7 @@ export interface ServeOptions {
 export async function serveApi({
   socket,
   config,
+  restore,
   createVm,
   restoreVm,
   log,
@@ -72,7 +75,10 @@ export async function serveApi({
       });
       try {
         log('info', 'api', `serving at ${'path' in socket ? socket.path : `descriptor ${socket.fd}`}`);
-        if (config !== undefined && !ending.requested) await bootFirst(monitor, config);
+        if (config !== undefined && !ending.requested) {
+          if (restore === undefined) await bootFirst(monitor, config);
+          else await monitor.restore(restore.directory, { resume: restore.resume, overrides: config });
+        }
         await monitor.closed;
       } finally {
         listener.close();

@@ -13,6 +13,11 @@ export interface ConfigBase {
   readonly hasSerial: boolean;
   /** The file that it is from, for messages. */
   readonly file: string;
+  /**
+   * Whether its devices are all there are, as those of a saved machine: the first option for one of a kind stands for the
+   * first, and so on, unless it has the name of another.
+   */
+  readonly devicesFixed?: boolean;
 }
 
 /** Sections that an option sets as a whole: what goes with one mode of a console is wrong with another. */
@@ -23,6 +28,7 @@ type Fields = Readonly<Record<string, unknown>>;
 export class Assembly {
   private readonly config: Record<string, unknown>;
   private readonly file: string | undefined;
+  private readonly devicesFixed: boolean;
   private hasSerial: boolean;
   /** The fields that options have set, or sections or devices as a whole; and which of several options it was. */
   private readonly fromOptions = new Map<string, string>();
@@ -30,6 +36,7 @@ export class Assembly {
   constructor(base?: ConfigBase) {
     this.config = { ...(base?.config ?? DEFAULT_VM_CONFIG) };
     this.file = base?.file;
+    this.devicesFixed = base?.devicesFixed ?? false;
     this.hasSerial = base?.hasSerial ?? false;
   }
 
@@ -64,12 +71,20 @@ export class Assembly {
   private addDevice(section: string, device: Fields, which: string): void {
     const devices = (this.config[section] ?? []) as readonly Fields[];
     const named = device['id'] === undefined ? -1 : devices.findIndex(({ id }) => id === device['id']);
-    if (named < 0 || this.fromOptions.has(`${section}[${named}]`)) {
+    const meant = named < 0 && this.devicesFixed ? this.nextUntouched(section, devices.length) : named;
+    if (meant < 0 || this.fromOptions.has(`${section}[${meant}]`)) {
       this.set(section, [...devices, device], `${section}[${devices.length}]`, which);
       return;
     }
-    this.config[section] = devices.map((each, index) => (index === named ? { ...each, ...device } : each));
-    for (const key of Object.keys(device)) this.fromOptions.set(`${section}[${named}].${key}`, which);
+    this.config[section] = devices.map((each, index) => (index === meant ? { ...each, ...device } : each));
+    for (const key of Object.keys(device)) this.fromOptions.set(`${section}[${meant}].${key}`, which);
+  }
+
+  /** The first device of `section` that no option has changed or added; -1 when there is none. */
+  private nextUntouched(section: string, count: number): number {
+    const touched = [...this.fromOptions.keys()];
+    const indices = Array.from({ length: count }, (_, index) => index);
+    return indices.find((index) => !touched.some((path) => isWithin(path, `${section}[${index}]`))) ?? -1;
   }
 
   private setFields(section: string, given: Fields, which: string): void {

@@ -42,7 +42,7 @@ type Values<K extends Keys> = {
       : never;
 };
 
-export interface KeyedDescription<K extends Keys> extends Description {
+export interface GrammarDescription<K extends Keys> extends Description {
   readonly keys: K;
   /** Keys of which exactly one is given. */
   readonly oneOf?: readonly (keyof K & string)[];
@@ -50,11 +50,26 @@ export interface KeyedDescription<K extends Keys> extends Description {
   readonly needs?: Readonly<Partial<Record<keyof K & string, readonly (keyof K & string)[]>>>;
   /** Cloud Hypervisor's keys that do not exist here, each with the reason and what to do instead. */
   readonly notSupported?: Readonly<Record<string, string>>;
+}
+
+export interface KeyedDescription<K extends Keys> extends GrammarDescription<K> {
   readonly into: (values: Values<K>) => ConfigPart;
 }
 
-/** An option whose value is `key=value,key=value,word`. */
+/** What an option with keys is, whatever its values are for. */
+export interface KeyedGrammar<K extends Keys> extends Omit<OptionSpec, 'read'> {
+  /** Reads the option's value; throws ConfigError. `which` as in `OptionSpec.read`. */
+  readonly values: (text: string, which?: string) => Values<K>;
+}
+
+/** An option about the VM whose value is `key=value,key=value,word`. */
 export function keyedOption<K extends Keys>(description: KeyedDescription<K>): OptionSpec {
+  const { values, ...spec } = keyedGrammar(description);
+  return { ...spec, read: (text, which) => description.into(values(text, which)) };
+}
+
+/** The grammar of an option whose value is `key=value,key=value,word`. */
+export function keyedGrammar<K extends Keys>(description: GrammarDescription<K>): KeyedGrammar<K> {
   const { keys, oneOf = [], needs = {}, notSupported = {} } = description;
   const option = `--${description.name}`;
   const names = Object.keys(keys);
@@ -74,11 +89,8 @@ export function keyedOption<K extends Keys>(description: KeyedDescription<K>): O
       names.map((name) => [keys[name].field, keys[name].kind === undefined ? option : `${option} ${name}`]),
     ),
     notSupported,
-    read: (text, which = '') => {
-      const values = reader.read(text, which);
-      // Every required key is there and every value came from its own kind: what Values<K> says.
-      return description.into(Object.fromEntries(values) as Values<K>);
-    },
+    // Every required key is there and every value came from its own kind: what Values<K> says.
+    values: (text, which = '') => Object.fromEntries(reader.read(text, which)) as Values<K>,
   };
 }
 

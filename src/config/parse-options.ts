@@ -4,6 +4,7 @@ import { Assembly, type ConfigBase } from './assembly.js';
 import { ConfigError } from './config-error.js';
 import type { OptionSpec } from './option-spec.js';
 import { checkRules } from './rules/index.js';
+import type { FieldNames } from './rules/rule.js';
 import { markValid } from './valid-config.js';
 import type { VmConfig } from './vm-config.js';
 import { VM_OPTIONS } from './vm-options.js';
@@ -16,6 +17,13 @@ export type OptionTexts = ReadonlyMap<string, readonly string[]>;
  * Fields that an option names replace those of `base`; a device replaces the one of its name, or is one more.
  */
 export function parseVmOptions(texts: OptionTexts, base?: ConfigBase): VmConfig {
+  const { config, names } = assembleVmOptions(texts, base);
+  checkRules(config, names);
+  return markValid(config);
+}
+
+/** The same, not checked yet, and how messages name its fields. */
+export function assembleVmOptions(texts: OptionTexts, base?: ConfigBase): { config: VmConfig; names: FieldNames } {
   const assembly = new Assembly(base);
   for (const spec of VM_OPTIONS) {
     const given = texts.get(spec.name) ?? [];
@@ -24,9 +32,7 @@ export function parseVmOptions(texts: OptionTexts, base?: ConfigBase): VmConfig 
       assembly.apply(spec, text, whichOf(index, given.length));
     });
   }
-  const config = assembly.finish();
-  checkRules(config, assembly.names);
-  return markValid(config);
+  return { config: assembly.finish(), names: assembly.names };
 }
 
 function refuseRepetition(spec: OptionSpec, given: readonly string[]): void {

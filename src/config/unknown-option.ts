@@ -38,7 +38,6 @@ export const CLOUD_HYPERVISOR_ONLY: Readonly<Record<string, string>> = {
   platform: 'There is no SMBIOS table and no PCI bus to describe; leave it out.',
   pvmemcontrol: 'There is no pvmemcontrol device; use --balloon.',
   'rate-limit-group': 'Each device has its own limit; use bw_size=, ops_size= and their partners of --disk and --net.',
-  restore: 'There are no snapshots; start the VM anew.',
   rtc: 'There is no virtio clock; Linux guests use the clock of KVM.',
   seccomp: NO_CONFINEMENT,
   'sgx-epc': NO_CONFIDENTIAL,

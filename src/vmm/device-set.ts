@@ -7,6 +7,7 @@ import type { DeviceCommand } from '../devices/virtio/device.js';
 import {
   createMmioPage,
   restoreMmioPage,
+  savedPageMismatch,
   MMIO_DEVICE_SIZE,
   MmioRegisters,
   REG_QUEUE_NOTIFY,
@@ -60,6 +61,9 @@ export interface DeviceSnapshot {
   readonly backend: BackendState;
 }
 
+/** Messages of an I/O thread that answer a command. */
+const ANSWERS: ReadonlySet<IoMessage['type']> = new Set(['paused', 'state', 'not-saved']);
+
 function tell(group: IoGroup, command: IoCommand): void {
   if (group.commandEvent === undefined) return;
   group.commands.port1.postMessage(command);
@@ -101,7 +105,7 @@ export class DeviceSet {
       const { name, thread } = group;
       thread.attach({
         onMessage: (message) => {
-          if (message.type === 'paused' || message.type === 'state') group.answer?.(message);
+          if (ANSWERS.has(message.type)) group.answer?.(message);
           if (message.type === 'log') events.onLog(message);
           if (message.type === 'failed') {
             events.onFailure(name, Object.assign(new Error(message.message), { stack: message.stack }));
@@ -213,9 +217,13 @@ export class DeviceSet {
     for (const group of this.groups) tell(group, { type: 'resume' });
   }
 
-  /** The state of every device of a paused VM, in the order of their pages. */
+  /** The state of every device of a paused VM, in the order of their pages. Rejects with VmError SNAPSHOT. */
   async save(): Promise<DeviceSnapshot[]> {
     const answers = await Promise.all(this.groups.map((group) => ask(group, { type: 'save' })));
+    for (const answer of answers) {
+      if (answer.type !== 'not-saved') continue;
+      throw new VmError('SNAPSHOT', `a device cannot be saved: ${answer.reason}`, 'mend that, and save again');
+    }
     return this.slots.map(({ device, start, thread }) => {
       const group = thread === undefined ? -1 : this.groups.indexOf(thread.group);
       const answer = answers.at(group);
@@ -229,18 +237,23 @@ export class DeviceSet {
   restore(snapshots: readonly DeviceSnapshot[]): void {
     const saved = snapshots.map(({ id }) => id).join(', ');
     const present = this.slots.map(({ device }) => device.id).join(', ');
-    if (
-      saved !== present ||
-      snapshots.some(({ page }, index) => page.length !== this.slots[index].start.handles.page.byteLength)
-    ) {
+    if (saved !== present) {
       throw new VmError(
         'SNAPSHOT',
         `the snapshot has the devices ${saved}, and the configuration ${present}`,
         'restore with the configuration that was saved; only host paths may be others',
       );
     }
-    snapshots.forEach(({ page, backend }, index) => {
+    snapshots.forEach(({ id, page, backend }, index) => {
       const slot = this.slots[index];
+      const mismatch = savedPageMismatch(slot.device.identity, page);
+      if (mismatch !== undefined) {
+        throw new VmError(
+          'SNAPSHOT',
+          `the snapshot's device ${id} cannot go on: ${mismatch}`,
+          'restore it with what it had, or with a copy of that',
+        );
+      }
       restoreMmioPage(slot.start.handles.page, page);
       slot.restored = backend;
     });

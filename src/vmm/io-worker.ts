@@ -118,6 +118,14 @@ class CommandReader {
     }
   }
 
+  private save(): IoMessage {
+    try {
+      return { type: 'state', devices: this.backends.map((backend) => backend.save()) };
+    } catch (error) {
+      return { type: 'not-saved', reason: error instanceof Error ? error.message : String(error) };
+    }
+  }
+
   private obey(command: IoCommand): void {
     switch (command.type) {
       case 'device':
@@ -130,7 +138,7 @@ class CommandReader {
         this.paused = true;
         return;
       case 'save':
-        this.send({ type: 'state', devices: this.backends.map((backend) => backend.save()) });
+        this.send(this.save());
         return;
       case 'resume':
         this.paused = false;

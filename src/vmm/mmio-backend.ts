@@ -156,9 +156,9 @@ export class MmioBackend {
       return;
     }
     device.activate({ memory, queues, features, interrupt: this.page });
-    if (restored !== undefined && restored.device !== null) device.restore?.(restored.device);
     this.queues = queues;
     this.active = true;
+    if (restored !== undefined && restored.device !== null) device.restore?.(restored.device);
     log('debug', restored === undefined ? 'activated by its driver' : 'restored');
     // A kick may have come before the driver said DRIVER_OK, or before the machine was saved.
     this.lookAtQueues();

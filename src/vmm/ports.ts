@@ -3,7 +3,9 @@
 
 import {
   createEventDeviceShared,
-  pressPowerButton,
+  EVENT_GENERATION_MASK,
+  EVENT_POWER_BUTTON_MASK,
+  raiseEvent,
   restoreEventDevice,
   saveEventDevice,
 } from '../devices/legacy/event-device.js';
@@ -53,10 +55,12 @@ export class Ports {
   }
 
   pressPowerButton(): void {
-    const { shared, irqEvent } = this.handles.events;
-    pressPowerButton(shared, () => {
-      signalEventFd(irqEvent);
-    });
+    this.raise(EVENT_POWER_BUTTON_MASK);
+  }
+
+  /** Tells the guest that its VM generation id is another now. */
+  tellGenerationChanged(): void {
+    this.raise(EVENT_GENERATION_MASK);
   }
 
   /**
@@ -90,6 +94,13 @@ export class Ports {
     restoreI8042(i8042, this.atPowerOn.i8042);
     restoreEventDevice(events.shared, this.atPowerOn.events);
     this.watchdog?.reset();
+  }
+
+  private raise(event: number): void {
+    const { shared, irqEvent } = this.handles.events;
+    raiseEvent(shared, event, () => {
+      signalEventFd(irqEvent);
+    });
   }
 
   /** No vCPU may run. */

@@ -16,7 +16,7 @@ import { DeviceSet } from './device-set.js';
 import { VmError } from './errors.js';
 import { isVsockEvent, protect, VmEvents, type VmEvent } from './events.js';
 import type { VmExit } from './exit.js';
-import { guestUsesAcpi, isBuiltInGuest, loadConfiguredGuest } from './guest.js';
+import { changeGeneration, guestUsesAcpi, isBuiltInGuest, loadConfiguredGuest } from './guest.js';
 import { buildHardware, type Hardware } from './hardware.js';
 import { Machine, takeVcpuThreads, type MachineBegin } from './machine.js';
 import { ReleaseStack } from './release-stack.js';
@@ -57,6 +57,11 @@ export interface VmOptions {
   readonly logLevel?: LogLevel;
   /** Hears every event from the beginning, those about vsock connections only with `logLevel` 'debug'. */
   readonly onEvent?: (event: VmEvent) => void;
+}
+
+export interface RestoreOptions extends VmOptions {
+  /** What to put over the saved configuration. */
+  readonly overrides?: SnapshotOverrides;
 }
 
 /** The consoles of a guest, by their sections of the configuration; undefined where there is none. */
@@ -164,17 +169,18 @@ export class Vm {
   /**
    * Brings a saved VM back, paused: `resume` lets it go on. Its clocks are advanced by the time it was away; its vsock
    * connections are gone. `overrides` replaces parts of the saved configuration that name things of the host, such as the
-   * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT, and with whatever `create` rejects with.
+   * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when that would be another machine, and with
+   * whatever `create` rejects with.
    */
-  static async restore(
-    directory: string,
-    { overrides, ...options }: VmOptions & { readonly overrides?: SnapshotOverrides } = {},
-  ): Promise<Vm> {
+  static async restore(directory: string, options: RestoreOptions = {}): Promise<Vm> {
     const { openSnapshot } = await import('./snapshot/read.js');
-    const { applyOverrides } = await import('./snapshot/overrides.js');
-    const saved = openSnapshot(directory);
+    const { applyOverrides, refuseOtherMachine } = await import('./snapshot/overrides.js');
+    const { overrides, ...vmOptions } = options;
+    const saved = await openSnapshot(directory);
     try {
-      const vm = new Vm(await ensureValidVmConfig(applyOverrides(saved.config, overrides)), options);
+      const config = await ensureValidVmConfig(applyOverrides(saved.config, overrides));
+      refuseOtherMachine(directory, saved.config, config);
+      const vm = new Vm(config, vmOptions);
       vm.times.create = epochNow();
       try {
         vm.tell({ type: 'restoring', directory });
@@ -274,7 +280,7 @@ export class Vm {
       this.tell({ type: 'pausing' });
       try {
         await this.parkVcpus();
-        await this.devices.pause();
+        await this.orEnd(this.devices.pause());
         // The VM may have ended meanwhile.
         if (this.ended) throw notRunning('pause');
       } catch (error) {
@@ -449,21 +455,24 @@ export class Vm {
         : new VmError('SNAPSHOT', 'the VM ended while it was restored', 'restore it again');
     }
     hardware.ports.nudge();
+    // Guests that go on from one snapshot have their random numbers in common until they are told.
+    if (guestUsesAcpi(this.config)) hardware.ports.tellGenerationChanged();
     this.state = 'paused';
   }
 
   private async saveTo(directory: string): Promise<void> {
     const { machine, hardware, config } = this;
     if (this.state !== 'paused' || machine === undefined || hardware === undefined) throw notRunning('be saved');
-    const { writeSnapshot } = await import('./snapshot/write.js');
+    const { refuseUnsavable, writeSnapshot } = await import('./snapshot/write.js');
+    refuseUnsavable(config);
     this.tell({ type: 'snapshotting', directory });
     const begin = performance.now();
     const takenAtMs = Date.now();
     const state = {
       takenAtMs,
-      machine: await machine.save(),
+      machine: await this.orEnd(machine.save()),
       ports: hardware.ports.save(),
-      devices: await this.devices.save(),
+      devices: await this.orEnd(this.devices.save()),
     };
     const { vsock } = config;
     const present = vsock === undefined ? config : { ...config, vsock: { ...vsock, cid: this.vsock.cid } };
@@ -485,6 +494,7 @@ export class Vm {
   /** A new machine that goes on where a saved one was. */
   private restoreMachine(hardware: Hardware, { state }: OpenSnapshot): LoadedMachine {
     checkShape(this.config, state);
+    if (guestUsesAcpi(this.config)) changeGeneration(hardware.memory.map);
     this.devices.restore(state.devices);
     hardware.ports.restore(state.ports);
     const elapsedMs = Math.max(0, Date.now() - state.takenAtMs);
@@ -628,6 +638,14 @@ export class Vm {
       () => undefined,
     );
     return run;
+  }
+
+  /** What threads of the VM answer, which they do not when they end first. Rejects with VmError NOT_RUNNING then. */
+  private async orEnd<T>(answer: Promise<T>): Promise<T> {
+    const ended = this.exited.then(() => {
+      throw notRunning('be saved');
+    });
+    return Promise.race([answer, ended]);
   }
 
   /** A method, since the state changes while one waits. */

@@ -140,5 +140,7 @@ export type IoMessage =
   | { readonly type: 'paused' }
   /** In the order of `IoStart.devices`. */
   | { readonly type: 'state'; readonly devices: readonly BackendState[] }
+  /** Instead of `state`: a device cannot be saved, and why. */
+  | { readonly type: 'not-saved'; readonly reason: string }
   | { readonly type: 'stopped' }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };

@@ -167,6 +167,8 @@ export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
     );
     this.watchConnections(undefined);
     this.inProcess?.bind(this.muxer, this);
+    // A restored guest may be given another: it reads this anew when it hears of its restore.
+    this.writeConfig?.(vsockConfigSpace(guestCid));
     loop.addPoller(this);
   }
 

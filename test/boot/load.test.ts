@@ -142,9 +142,9 @@ describe('the 64-bit Linux boot protocol', () => {
     const page = memory.read(0x7000, 4096);
     const rsdp = Number(page.readBigUInt64LE(0x70));
     expect(memory.read(rsdp, 8).toString('latin1')).toBe('RSD PTR ');
-    expect(page[0x1e8]).toBe(4);
+    expect(page[0x1e8]).toBe(5);
     const entry = 0x2d0 + 2 * 20;
-    expect([page.readBigUInt64LE(entry), page.readBigUInt64LE(entry + 8)]).toEqual([0xe_0000n, 0x1_0000n]);
+    expect([page.readBigUInt64LE(entry), page.readBigUInt64LE(entry + 8)]).toEqual([0xe_0000n, 0xf000n]);
     expect(page.readUInt32LE(entry + 16)).toBe(3);
   });
 

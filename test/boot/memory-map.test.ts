@@ -44,7 +44,8 @@ describe('memory map', () => {
   test('ACPI tables have an entry of their own, in order', () => {
     expect(buildMemoryMap(new FakeMemory(128 * MIB), true)).toEqual([
       ...LOW,
-      { gpa: 0xe_0000, size: 0x1_0000, type: 3 },
+      { gpa: 0xe_0000, size: 0xf000, type: 3 },
+      { gpa: 0xe_f000, size: 0x1000, type: 2 },
       { gpa: MIB, size: 127 * MIB, type: 1 },
     ]);
   });

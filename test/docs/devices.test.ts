@@ -44,7 +44,11 @@ function expectedRows(): Row[] {
     ...keys.map((key) => row(name, key.name, 'yes', key.help)),
     ...Object.entries(notSupported).map(([key, reason]) => row(name, key, 'no', reason)),
   ]);
-  const command = COMMAND_OPTIONS.map(({ name, help }) => row(name, '', 'yes', help));
+  const command = COMMAND_OPTIONS.flatMap(({ name, help, keys = [], notSupported = {} }) => [
+    row(name, '', 'yes', help),
+    ...keys.map((key) => row(name, key.name, 'yes', key.help)),
+    ...Object.entries(notSupported).map(([key, reason]) => row(name, key, 'no', reason)),
+  ]);
   const refused = Object.entries(CLOUD_HYPERVISOR_ONLY).map(([name, reason]) => row(name, '', 'no', reason));
   return [...ours, ...command, ...refused];
 }

@@ -1,7 +1,12 @@
 // The driver's half of a split virtqueue, played by a test in guest memory of its own: no VM, no vCPU.
 
 import type { DeviceInterrupt } from '../../src/devices/virtio/device.js';
-import { SplitQueue, type QueueFeatures, type QueueLayout } from '../../src/devices/virtio/queue.js';
+import {
+  SplitQueue,
+  type QueueFeatures,
+  type QueueLayout,
+  type QueuePosition,
+} from '../../src/devices/virtio/queue.js';
 import { GuestMemory, type MemoryChunk } from '../../src/platform/guest-memory.js';
 import { mapOverSharedBuffer, unmapFromSharedBuffer } from '../../src/platform/mapping.js';
 import { guestAddress, PAGE_SIZE } from '../../src/platform/units.js';
@@ -93,8 +98,8 @@ export class DrivenRing {
   }
 
   /** The device's half of the same queue. */
-  device(features: QueueFeatures = { eventIdx: true, indirect: true }): SplitQueue {
-    return new SplitQueue(this.ram.memory, this.layout, features);
+  device(features: QueueFeatures = { eventIdx: true, indirect: true }, position?: QueuePosition): SplitQueue {
+    return new SplitQueue(this.ram.memory, this.layout, features, position);
   }
 
   /** How many descriptors are not in use. */

@@ -32,10 +32,17 @@ describe('what ACPI says of a VM', () => {
     expect(acpiOptions(DEFAULT_VM_CONFIG, virtio)).toEqual({
       virtio,
       sleepControl: { port: 0x600, sleepTypeS5: 5, resetValue: 1 },
-      events: { port: 0x630, gsi: 9, powerButtonMask: 1 },
+      events: { port: 0x630, gsi: 9, powerButtonMask: 1, generationMask: 2 },
+      generationId: expect.any(Uint8Array),
       i8042: { dataPort: 0x60, commandPort: 0x64, gsi: 1 },
       serial: { port: 0x3f8, count: 8, gsi: 4 },
     });
+  });
+
+  test('a generation id of 16 bytes that no other machine has', () => {
+    const ids = [1, 2].map(() => acpiOptions(DEFAULT_VM_CONFIG, []).generationId);
+    expect(ids.map(({ length }) => length)).toEqual([16, 16]);
+    expect(ids[0]).not.toEqual(ids[1]);
   });
 
   test('pvpanic and the watchdog only when the configuration has them', () => {

@@ -111,7 +111,7 @@ test('a new CID: config space, an event, the old connections gone, and packets u
   const buffer = postEventBuffer();
   guest.device.setGuestCid(77);
   guest.settle();
-  expect(written).toEqual([new Uint8Array([77, 0, 0, 0, 0, 0, 0, 0])]);
+  expect(written.at(-1)).toEqual(new Uint8Array([77, 0, 0, 0, 0, 0, 0, 0]));
   expect(guest.event.collect().map(({ length }) => length)).toEqual([4]);
   expect([...guest.ram.bytes.subarray(buffer, buffer + 4)]).toEqual([0, 0, 0, 0]);
   expect(peer.ended).toBe(true);

@@ -1,6 +1,7 @@
 // A vsock guest without a VM: plays the driver of a VsockDevice on rings in memory of its own, and turns the loop.
 
-import { featureWords, VIRTIO_F_VERSION_1_BIT } from '../../src/devices/virtio/device.js';
+import { featureWords, VIRTIO_F_VERSION_1_BIT, type DeviceState } from '../../src/devices/virtio/device.js';
+import type { QueuePosition, SplitQueue } from '../../src/devices/virtio/queue.js';
 import { EventLoop } from '../../src/platform/event-loop.js';
 import { MIB } from '../../src/platform/units.js';
 import type { Fd } from '../../src/platform/units.js';
@@ -175,11 +176,14 @@ export class PacketDriver {
 
 export class VsockGuest extends PacketDriver implements Disposable {
   readonly loop: EventLoop;
-  readonly device: VsockDevice;
+  device: VsockDevice;
   readonly interrupt = new CountingInterrupt();
   event: DrivenRing;
   readonly logged: string[] = [];
-  private readonly options: GuestOptions;
+  /** The device's configuration space: the guest's context id. */
+  config = new Uint8Array(8);
+  private readonly options: GuestOptions & { socketPath: string };
+  private queues: SplitQueue[] = [];
 
   constructor(options: GuestOptions & { socketPath: string; listener?: Fd }) {
     const ram = new TestMemory(options.memorySize ?? 16 * MIB);
@@ -190,26 +194,52 @@ export class VsockGuest extends PacketDriver implements Disposable {
     this.rxBufferSize = options.rxBufferSize ?? 4096;
     this.rxCut = options.rxCut;
     this.event = new DrivenRing(ram, 8);
-    this.device = new VsockDevice({
+    this.device = this.makeDevice(options);
+  }
+
+  private makeDevice(options: GuestOptions & { socketPath: string }): VsockDevice {
+    return new VsockDevice({
       guestCid: GUEST_CID,
       log: (_level, message) => this.logged.push(message),
+      writeConfig: (config) => {
+        this.config = config.slice();
+      },
       ...options,
       loop: this.loop,
     });
   }
 
   /** The driver comes up: DRIVER_OK. */
-  activate(): this {
+  activate(positions: readonly QueuePosition[] = []): this {
     const features = { eventIdx: this.options.eventIdx ?? true, indirect: this.options.indirect ?? true };
+    this.queues = [this.rx, this.tx, this.event].map((ring, index) => ring.device(features, positions.at(index)));
     this.device.activate({
       memory: this.ram.memory,
-      queues: [this.rx.device(features), this.tx.device(features), this.event.device(features)],
+      queues: this.queues,
       features: featureWords([
         VIRTIO_F_VERSION_1_BIT,
         ...((this.options.seqpacket ?? true) ? [VIRTIO_VSOCK_F_SEQPACKET_BIT] : []),
       ]),
       interrupt: this.interrupt,
     });
+    return this;
+  }
+
+  /** Pauses the machine, as a snapshot does. */
+  pause(): DeviceState {
+    this.device.quiesce();
+    for (const queue of this.queues) queue.publish();
+    return this.device.save();
+  }
+
+  /** The machine is saved, and goes on with another device over the same memory; `changes` is what that has of its own. */
+  restore(changes: Omit<GuestOptions, 'socketPath'> & { socketPath?: string } = {}): this {
+    const state = this.pause();
+    const positions = this.queues.map(({ position }) => position);
+    this.device.close();
+    this.device = this.makeDevice({ ...this.options, ...changes });
+    this.activate(positions);
+    this.device.restore(JSON.parse(JSON.stringify(state)) as DeviceState);
     return this;
   }
 

@@ -2,9 +2,11 @@
 // the VM starts.
 //
 // Specification: ACPI 6.5, chapters 5 and 6; ids: 5.6.7 (PNP0C0C, ACPI0007, ACPI0013), LNRO0005 as Linux's
-// drivers/virtio/virtio_mmio.c knows it, QEMU0001 as docs/specs/pvpanic of QEMU says.
+// drivers/virtio/virtio_mmio.c knows it, QEMU0001 as docs/specs/pvpanic of QEMU says; VM_Gen_Counter as in Microsoft's
+// "Virtual Machine Generation ID".
 
 import { VIRTIO_MMIO_REGION_SIZE } from '../command-line.js';
+import { GENERATION_ID_GPA } from '../layout.js';
 import {
   and,
   byteField,
@@ -33,6 +35,8 @@ import { buildTable } from './table.js';
 const DSDT_REVISION = 2;
 /** Notification of a power button: it was pressed (5.6.6, table 5.166). */
 const BUTTON_PRESSED = 0x80;
+/** Notification of the generation counter: the id is another. */
+const GENERATION_CHANGED = 0x80;
 
 /** The DSDT of a machine with `cpus` processors, whose UIDs are those of the MADT. */
 export function buildDsdt(options: AcpiOptions, cpus: number): Uint8Array {
@@ -86,8 +90,20 @@ function platformDevices(options: AcpiOptions): Aml[] {
   if (pvpanic !== undefined) {
     devices.push(device('PEVT', name('_HID', string('QEMU0001')), currentResources(ioPorts(pvpanic))));
   }
-  devices.push(device('PWRB', name('_HID', eisaId('PNP0C0C'))), eventDevice(options.events));
+  devices.push(device('PWRB', name('_HID', eisaId('PNP0C0C'))), generationCounter(), eventDevice(options.events));
   return devices;
+}
+
+/** The VM generation id, which changes when a saved machine goes on: what a guest must not have in common is made anew. */
+function generationCounter(): Aml {
+  return device(
+    'VGEN',
+    name('_HID', string('TSVM0001')),
+    name('_CID', string('VM_Gen_Counter')),
+    name('_DDN', string('VM_Gen_Counter')),
+    // Low and high half of the address.
+    name('ADDR', packageOf(integer(GENERATION_ID_GPA), integer(0))),
+  );
 }
 
 /** The Generic Event Device (5.6.9): its interrupt makes the guest run _EVT, which reads what happened. */
@@ -104,6 +120,7 @@ function eventDevice(events: EventDevicePlacement): Aml {
       1,
       store(nameString('EVTS'), happened),
       ifTrue(and(happened, integer(events.powerButtonMask)), notify('\\_SB.PWRB', BUTTON_PRESSED)),
+      ifTrue(and(happened, integer(events.generationMask)), notify('\\_SB.VGEN', GENERATION_CHANGED)),
     ),
   );
 }

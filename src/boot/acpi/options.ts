@@ -19,6 +19,8 @@ export interface EventDevicePlacement {
   readonly gsi: number;
   /** The bit that says the power button was pressed. */
   readonly powerButtonMask: number;
+  /** The bit that says the VM generation id is another now. */
+  readonly generationMask: number;
 }
 
 /** A device on ports that interrupts. */
@@ -31,6 +33,8 @@ export interface AcpiOptions {
   readonly virtio: readonly VirtioMmioPlacement[];
   readonly sleepControl: SleepControlPlacement;
   readonly events: EventDevicePlacement;
+  /** The VM generation id: 16 bytes that no other run of any machine has. */
+  readonly generationId: Uint8Array;
   /** The keyboard controller: data port and command port, and the keyboard's interrupt. */
   readonly i8042: { readonly dataPort: number; readonly commandPort: number; readonly gsi: number };
   /** COM1. Absent: there is none. */

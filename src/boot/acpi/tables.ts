@@ -4,7 +4,7 @@
 // which a hardware-reduced machine need not have.
 
 import { checksum } from '../checksum.js';
-import { ACPI_AREA_END, ACPI_AREA_GPA } from '../layout.js';
+import { ACPI_AREA_END, ACPI_AREA_GPA, GENERATION_ID_GPA } from '../layout.js';
 import type { BootMemory } from '../memory.js';
 import { buildDsdt } from './dsdt.js';
 import { buildFadt } from './fadt.js';
@@ -77,10 +77,11 @@ export function buildAcpiTables(options: AcpiOptions, cpus: number): AcpiTables 
   return { rsdpGpa, tables };
 }
 
-/** Writes the tables and returns the address of the RSDP. */
+/** Writes the tables and the VM generation id, and returns the address of the RSDP. */
 export function writeAcpiTables(memory: BootMemory, options: AcpiOptions, cpus: number): number {
   const { rsdpGpa, tables } = buildAcpiTables(options, cpus);
   for (const { gpa, bytes } of tables) memory.write(gpa, bytes);
+  memory.write(GENERATION_ID_GPA, options.generationId);
   return rsdpGpa;
 }
 

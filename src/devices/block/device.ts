@@ -102,6 +102,8 @@ export class BlockDevice implements VirtioDevice, Poller {
   /** What the driver wants in CONFIG_WCE's field: writes may wait in a cache until it flushes. */
   private writeback = true;
   private writeThrough = false;
+  /** Why the flush of the last `quiesce` failed; 0 when it did not. */
+  private heldBack = 0;
 
   /** Throws what `openImage` throws. `image` is for tests. */
   constructor(settings: BlockSettings, context: DeviceContext, image?: DiskImage) {
@@ -191,10 +193,12 @@ export class BlockDevice implements VirtioDevice, Poller {
 
   /** No request is under way between two passes; what the image holds back goes to the disk with the rest. */
   quiesce(): void {
-    this.flush();
+    this.heldBack = this.flush();
   }
 
+  /** Throws Error when the image may not have all that was answered. */
   save(): DeviceState {
+    if (this.heldBack !== 0) throw new Error(`${this.path} could not be flushed (${errnoName(-this.heldBack)})`);
     return { writeback: this.writeback };
   }
 

@@ -169,6 +169,7 @@ export function blockIdentity(shape: BlockShape): MmioDeviceIdentity {
     ]),
     queueSizes: Array.from({ length: numQueues }, () => queueSize),
     config: blockConfigSpace(shape),
+    lastingConfig: [{ offset: CONFIG_CAPACITY, length: 8, name: 'sectors' }],
     ...(readOnly ? {} : { writableConfig: [{ offset: CONFIG_WRITEBACK, length: 1 }] }),
   };
 }

@@ -14,7 +14,7 @@ import { drainEventFd, signalEventFd } from '../../platform/eventfd.js';
 import { SharedRing } from '../../platform/shared-ring.js';
 import { FaultLog } from '../fault-log.js';
 import { DescriptorChain } from '../virtio/chain.js';
-import type { Activation, DeviceContext, DeviceInterrupt, VirtioDevice } from '../virtio/device.js';
+import type { Activation, DeviceContext, DeviceInterrupt, DeviceState, VirtioDevice } from '../virtio/device.js';
 import { BAD_CHAIN, BROKEN, CHAIN, EMPTY, type SplitQueue } from '../virtio/queue.js';
 import {
   CONFIG_COLS,
@@ -45,6 +45,8 @@ interface Active {
   txHeld: boolean;
   txSegment: number;
   txOffset: number;
+  /** Bytes of the next chain that are in the ring already: it was put back half taken. */
+  txSkip: number;
   readonly interrupt: DeviceInterrupt;
 }
 
@@ -97,6 +99,7 @@ export class ConsoleDevice implements VirtioDevice {
       txHeld: false,
       txSegment: 0,
       txOffset: 0,
+      txSkip: 0,
       interrupt,
     };
   }
@@ -113,6 +116,27 @@ export class ConsoleDevice implements VirtioDevice {
     this.oneByte[0] = config[CONFIG_EMERG_WR];
     if (this.tx.put(this.oneByte) === 0) this.tx.countLost(1);
     this.wakeHost();
+  }
+
+  /** A chain that waits for room goes back; what of it is in the ring is not sent again. */
+  quiesce(): void {
+    const { active } = this;
+    if (active?.txHeld !== true) return;
+    active.txSkip = active.txOffset;
+    for (let segment = 0; segment < active.txSegment; segment++) active.txSkip += active.txChain.lengths[segment];
+    active.txHeld = false;
+    active.txQueue?.unpop();
+  }
+
+  save(): DeviceState {
+    return { taken: this.active?.txSkip ?? 0 };
+  }
+
+  restore({ taken }: DeviceState): void {
+    if (typeof taken !== 'number' || taken < 0) throw new Error('the saved state of a console has what was taken');
+    if (this.active !== undefined) this.active.txSkip = taken;
+    // The terminal here may have another size than the one that it was saved at.
+    if (this.knownSize !== 0) this.writeSize();
   }
 
   /** The turn after a pump that stopped at its share. */
@@ -159,7 +183,8 @@ export class ConsoleDevice implements VirtioDevice {
         if (popped === BAD_CHAIN) this.fault('a transmit chain makes no sense', active.txChain.head);
         active.txHeld = popped === CHAIN;
         active.txSegment = 0;
-        active.txOffset = 0;
+        active.txOffset = active.txSkip;
+        active.txSkip = 0;
       }
       if (active.txHeld && !this.transmit(active)) return DONE; // Room in the ring comes with a wake-up.
       active.txHeld = false;
@@ -173,6 +198,11 @@ export class ConsoleDevice implements VirtioDevice {
     const { txChain: chain } = active;
     while (active.txSegment < chain.readableCount) {
       const length = chain.lengths[active.txSegment] - active.txOffset;
+      if (length <= 0) {
+        active.txOffset = -length;
+        active.txSegment++;
+        continue;
+      }
       const count = this.tx.putFrom(chain.hostAddress(active.txSegment, active.txOffset), length);
       this.counters[TX_BYTES] += count;
       if (count === length) {
@@ -241,7 +271,11 @@ export class ConsoleDevice implements VirtioDevice {
     const size = Atomics.load(this.size, 0);
     if (size === this.knownSize) return;
     this.knownSize = size;
-    new DataView(this.sizeBytes.buffer).setUint32(0, size, true);
+    this.writeSize();
+  }
+
+  private writeSize(): void {
+    new DataView(this.sizeBytes.buffer).setUint32(0, this.knownSize, true);
     this.context.updateConfig(CONFIG_COLS, this.sizeBytes);
   }
 

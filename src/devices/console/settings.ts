@@ -85,6 +85,7 @@ export function consoleIdentity(size: TerminalSize | undefined): MmioDeviceIdent
       VIRTIO_RING_F_INDIRECT_DESC_BIT,
       VIRTIO_RING_F_EVENT_IDX_BIT,
     ]),
+    harmlessFeatures: featureWords([VIRTIO_CONSOLE_F_SIZE_BIT]),
     queueSizes: [QUEUE_SIZE, QUEUE_SIZE],
     config,
     writableConfig: [{ offset: CONFIG_EMERG_WR, length: 4 }],

@@ -8,6 +8,8 @@
 export const EVENT_PORT = 0x630;
 /** Bit of the port: the power button was pressed. */
 export const EVENT_POWER_BUTTON_MASK = 0x01;
+/** The VM generation id is another now: the machine was restored. */
+export const EVENT_GENERATION_MASK = 0x02;
 
 const WORD_PENDING = 0;
 const WORD_COUNT = 1;
@@ -32,12 +34,13 @@ export function restoreEventDevice({ words }: EventDeviceShared, pending: number
 }
 
 /**
- * Tells the guest that the power button was pressed; `raiseInterrupt` signals the device's interrupt. Main thread. The
- * interrupt is raised even when the guest has not taken the last press yet: an edge that came before its driver is lost.
+ * Tells the guest what happened, a bit of the port; `raiseInterrupt` signals the device's interrupt. Main thread. The
+ * interrupt is raised even when the guest has not taken the last such event yet: an edge that came before its driver is
+ * lost.
  */
-export function pressPowerButton(shared: EventDeviceShared, raiseInterrupt: () => void): void {
+export function raiseEvent(shared: EventDeviceShared, mask: number, raiseInterrupt: () => void): void {
   // Before the interrupt, so that the read which it leads to finds the bit.
-  Atomics.or(new Int32Array(shared.words), WORD_PENDING, EVENT_POWER_BUTTON_MASK);
+  Atomics.or(new Int32Array(shared.words), WORD_PENDING, mask);
   raiseInterrupt();
 }
 

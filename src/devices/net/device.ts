@@ -22,6 +22,7 @@ import {
   type Activation,
   type DeviceContext,
   type DeviceInterrupt,
+  type DeviceState,
   type VirtioDevice,
 } from '../virtio/device.js';
 import { ControlQueue, type ControlCommands } from './control-queue.js';
@@ -34,6 +35,7 @@ import {
   VIRTIO_NET_F_CTRL_VQ_BIT,
   VIRTIO_NET_F_MQ_BIT,
   VIRTIO_NET_F_MRG_RXBUF_BIT,
+  VIRTIO_NET_S_LINK_UP,
   type NetSettings,
 } from './settings.js';
 import { TxPath } from './tx-path.js';
@@ -94,6 +96,7 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
   private activePairs = 0;
   /** What the driver may receive at most, and how much of it that is at present. */
   private negotiatedOffloads = 0;
+  private offloads = 0;
   /** Whether the driver was asked to notify. */
   private armed = true;
   private linkUp = true;
@@ -206,6 +209,28 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
     return busy;
   }
 
+  quiesce(): void {
+    for (const { rx } of this.pairs) rx.putBuffersBack();
+  }
+
+  save(): DeviceState {
+    return { pairs: this.activePairs, offloads: this.offloads, linkUp: this.linkUp };
+  }
+
+  /** Over another tap, which has to be told what the driver had asked for. */
+  restore({ pairs, offloads, linkUp }: DeviceState): void {
+    if (typeof pairs !== 'number' || typeof offloads !== 'number' || typeof linkUp !== 'boolean') {
+      throw new Error('the saved state of a network device has its pairs, its offloads and its link');
+    }
+    if (this.activation === undefined) return;
+    if (pairs > 1 && !this.setPairs(pairs)) throw new Error(`the tap cannot have ${pairs} pairs of queues in use`);
+    if (offloads !== this.offloads && ((offloads & ~this.negotiatedOffloads) !== 0 || !this.applyOffloads(offloads))) {
+      throw new Error(`the tap does not take the offloads ${offloads}`);
+    }
+    // It had lost its tap; this one is there.
+    if (!linkUp) this.context.updateConfig(CONFIG_STATUS, Uint8Array.of(VIRTIO_NET_S_LINK_UP, 0));
+  }
+
   close(): void {
     this.reset();
     for (const limiter of this.limiters) limiter.close();
@@ -277,6 +302,7 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
       this.faults.note(`the tap does not take offloads ${offloads}: ${errnoName(-result)}`);
       return false;
     }
+    this.offloads = offloads;
     for (const { rx } of this.pairs) rx.clearFlags = (offloads & TUN_F_CSUM) === 0;
     return true;
   }

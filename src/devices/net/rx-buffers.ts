@@ -172,6 +172,27 @@ export class RxBuffers {
     return bytes;
   }
 
+  /** Holds no chain any more; a parked frame is kept, whole, for chains that are taken later. */
+  putBack(): void {
+    this.gatherParked();
+    this.queue.unpop(this.held);
+    this.clear();
+  }
+
+  /** Brings all of the parked frame into the spill. */
+  private gatherParked(): void {
+    const { iov, spill, parkedBytes, parkedInGuest } = this;
+    if (parkedBytes === 0) return;
+    spill.bytes.copyWithin(parkedInGuest, 0, parkedBytes - parkedInGuest);
+    let at = 0;
+    for (let entry = this.segmentFirst[this.first]; at < parkedInGuest; entry++) {
+      const length = Math.min(iov.lengthAt(entry), parkedInGuest - at);
+      libc.memcpy(spill.address + at, iov.addressAt(entry), length);
+      at += length;
+    }
+    this.parkedInGuest = 0;
+  }
+
   /** Whether the driver may yet post a chain that the present window can have. */
   private canGrow(): boolean {
     return this.windowEnd === this.end && this.held < this.queue.size && this.makeRoom();

@@ -59,6 +59,12 @@ export class RxPath {
     return this.queue !== undefined;
   }
 
+  /** Holds no chain of the driver's until the next `pump`. */
+  putBuffersBack(): void {
+    this.buffers?.putBack();
+    this.starved = false;
+  }
+
   deactivate(): void {
     this.queue = undefined;
     this.buffers = undefined;

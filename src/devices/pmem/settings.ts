@@ -35,5 +35,9 @@ export function pmemIdentity(start: GuestAddress, size: number): MmioDeviceIdent
     features: featureWords([VIRTIO_F_VERSION_1_BIT, VIRTIO_RING_F_INDIRECT_DESC_BIT, VIRTIO_RING_F_EVENT_IDX_BIT]),
     queueSizes: [QUEUE_SIZE],
     config: new Uint8Array(config.buffer),
+    lastingConfig: [
+      { offset: 0, length: 8, name: 'as its address' },
+      { offset: 8, length: 8, name: 'bytes' },
+    ],
   };
 }

@@ -106,7 +106,7 @@ export interface VirtioDevice {
    * positions say all there is to know of them. It goes on by itself at the next notification, timer or descriptor.
    */
   quiesce?(): void;
-  /** After `quiesce`: what else a saved device has to keep. Plain JSON. */
+  /** After `quiesce`: what else a saved device has to keep. Plain JSON. Throws Error when it cannot be saved. */
   save?(): DeviceState;
   /** After `activate`: goes on from `state` in a restored machine. Throws Error for a state that cannot be. */
   restore?(state: DeviceState): void;

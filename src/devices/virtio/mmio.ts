@@ -120,6 +120,10 @@ export interface MmioDeviceIdentity {
   readonly config: Uint8Array;
   /** The fields of the configuration space that the driver may write. */
   readonly writableConfig?: readonly { readonly offset: number; readonly length: number }[];
+  /** Features that the driver of a saved device may go on using where they are not offered any more. */
+  readonly harmlessFeatures?: FeatureWords;
+  /** Little-endian fields that depend on the host, and must be the same where a saved device goes on. */
+  readonly lastingConfig?: readonly { readonly offset: number; readonly length: 8; readonly name: string }[];
 }
 
 /** Makes the shared page of a device in its reset state. */
@@ -141,6 +145,39 @@ export function createMmioPage(identity: MmioDeviceIdentity): SharedArrayBuffer 
   const writable = new Uint8Array(page, WRITABLE_OFFSET);
   for (const { offset, length } of identity.writableConfig ?? []) writable.fill(1, offset, offset + length);
   return page;
+}
+
+/**
+ * Why a device with `identity` cannot go on from the registers of a saved page; undefined when it can. A driver may have
+ * accepted less than what is offered here, but nothing more.
+ */
+export function savedPageMismatch(identity: MmioDeviceIdentity, saved: Uint8Array): string | undefined {
+  if (saved.length !== PAGE_BYTES) return `its registers have ${saved.length} bytes instead of ${PAGE_BYTES}`;
+  const view = new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
+  const word = (index: number): number => view.getUint32(index * 4, true);
+  const { deviceId, features, harmlessFeatures, queueSizes, config, lastingConfig = [] } = identity;
+  if (word(DEVICE_ID) !== deviceId) return `it was a device of type ${word(DEVICE_ID)}, and is one of ${deviceId}`;
+  if (word(QUEUE_COUNT) !== queueSizes.length) {
+    return `it had ${word(QUEUE_COUNT)} queues, and has ${queueSizes.length}`;
+  }
+  if (word(CONFIG_BYTES) !== config.length) return 'its configuration space has another size';
+  const beyond = [
+    word(DRIVER_FEATURES) & ~(features.low | (harmlessFeatures?.low ?? 0)),
+    word(DRIVER_FEATURES + 1) & ~(features.high | (harmlessFeatures?.high ?? 0)),
+  ];
+  const bit = beyond[0] !== 0 ? lowestBit(beyond[0]) : 32 + lowestBit(beyond[1]);
+  if (beyond.some((bits) => bits !== 0)) return `its driver uses feature ${bit}, which this host does not offer`;
+  const here = new DataView(config.buffer, config.byteOffset, config.byteLength);
+  const differing = lastingConfig.find(
+    ({ offset }) => here.getBigUint64(offset, true) !== view.getBigUint64(CONFIG_OFFSET + offset, true),
+  );
+  if (differing === undefined) return undefined;
+  const { name, offset } = differing;
+  return `it had ${view.getBigUint64(CONFIG_OFFSET + offset, true)} ${name}, and has ${here.getBigUint64(offset, true)}`;
+}
+
+function lowestBit(bits: number): number {
+  return 31 - Math.clz32(bits & -bits);
 }
 
 /**

@@ -1,6 +1,9 @@
 // Replaces parts of a saved configuration that name things of the host: sockets, images, taps. Main thread.
 
-import type { VmConfigInput } from '../../config/vm-config.js';
+import { showValue } from '../../config/config-error.js';
+import { machineDifference } from '../../config/same-machine.js';
+import type { VmConfig, VmConfigInput } from '../../config/vm-config.js';
+import { VmError } from '../errors.js';
 
 /**
  * Sections of a configuration to put over the saved one. Fields of a section replace the saved ones; of a list of devices
@@ -14,9 +17,33 @@ export type SnapshotOverrides = {
       : VmConfigInput[Section];
 };
 
+/** Sections of which another mode says everything: what goes with one mode is wrong with another. */
+const BY_MODE: ReadonlySet<string> = new Set(['serial', 'console', 'debug_console']);
+
 /** `saved` with `overrides` put over it; neither is checked here, and neither is changed. */
 export function applyOverrides(saved: unknown, overrides: SnapshotOverrides = {}): unknown {
-  return merge(saved, overrides);
+  if (!isRecord(saved)) return saved;
+  const result: Record<string, unknown> = { ...saved };
+  for (const [section, over] of Object.entries<unknown>(overrides)) {
+    const replaced = BY_MODE.has(section) && isRecord(over) && over['mode'] !== undefined;
+    result[section] = replaced ? over : merge(saved[section], over);
+  }
+  return result;
+}
+
+/**
+ * A machine that was saved as `saved` is to be restored as `wanted`. Throws VmError SNAPSHOT when that is another one.
+ */
+export function refuseOtherMachine(directory: string, saved: VmConfig, wanted: VmConfig): void {
+  const difference = machineDifference(saved, wanted);
+  if (difference === undefined) return;
+  const { field, saved: before, wanted: now } = difference;
+  throw new VmError(
+    'SNAPSHOT',
+    `the snapshot in ${directory} cannot be restored with ${field} ${showValue(now)}: it was saved with ` +
+      `${showValue(before)}, and its guest knows it so`,
+    'leave it out; only what is of the host can be replaced',
+  );
 }
 
 function merge(saved: unknown, over: unknown): unknown {

@@ -3,23 +3,26 @@
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ZodError } from 'zod';
+import { ConfigError } from '../../config/config-error.js';
+import { byPath } from '../../config/rules/rule.js';
+import type { VmConfig } from '../../config/vm-config.js';
 import type { Fd } from '../../platform/units.js';
 import { VmError } from '../errors.js';
 import { CONFIG_FILE, MEMORY_FILE, parseState, SNAPSHOT_VERSION, STATE_FILE, type SavedState } from './format.js';
 
 /** A snapshot that was looked through. `close` releases its memory file. */
 export interface OpenSnapshot {
-  /** Not checked yet: host paths in it may be replaced first. */
-  readonly config: unknown;
+  /** Complete, but not judged: host paths in it may be replaced first. */
+  readonly config: VmConfig;
   readonly state: SavedState;
   readonly memoryFd: Fd;
   close(): void;
 }
 
-/** Throws VmError SNAPSHOT. */
-export function openSnapshot(directory: string): OpenSnapshot {
+/** Rejects with VmError SNAPSHOT. */
+export async function openSnapshot(directory: string): Promise<OpenSnapshot> {
   const state = readState(directory);
-  const config = readJson(directory, CONFIG_FILE);
+  const config = await readSavedConfig(directory);
   const memoryFd = openMemory(directory, state.memory.file_size);
   return {
     config,
@@ -29,6 +32,18 @@ export function openSnapshot(directory: string): OpenSnapshot {
       closeSync(memoryFd);
     },
   };
+}
+
+/** The configuration of the saved machine, complete and of the right shape. Rejects with VmError SNAPSHOT. */
+export async function readSavedConfig(directory: string): Promise<VmConfig> {
+  const json = readJson(directory, CONFIG_FILE);
+  const { completeVmConfig } = await import('../../config/validate.js');
+  try {
+    return completeVmConfig(json, byPath);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    throw refused(directory, `${CONFIG_FILE} is damaged: ${error.message.replace(/\.$/, '')}`, 'take a new one', error);
+  }
 }
 
 function readState(directory: string): SavedState {

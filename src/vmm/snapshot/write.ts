@@ -3,7 +3,7 @@
 // Every file is written under a temporary name and synchronised before it takes its own; state.json, without which the
 // folder is no snapshot, is removed first and takes its name last.
 
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { VmConfig } from '../../config/vm-config.js';
 import type { MemoryMap } from '../../platform/guest-memory.js';
@@ -20,6 +20,17 @@ export interface SnapshotSource {
   readonly config: VmConfig;
   readonly memory: MemoryMap;
   readonly state: Omit<SavedState, 'memory'>;
+}
+
+/** Throws VmError SNAPSHOT for a machine of which something would be missing. */
+export function refuseUnsavable({ pmem = [] }: VmConfig): void {
+  const lost = pmem.find(({ file, discard_writes }) => discard_writes === true || statSync(file).isDirectory());
+  if (lost === undefined) return;
+  throw new VmError(
+    'SNAPSHOT',
+    `what the guest wrote to --pmem file=${lost.file} is in no file, and would not be in the snapshot`,
+    'use a file of its own for it, without discard_writes=on',
+  );
 }
 
 /** Makes the folder if it is not there. Rejects with VmError SNAPSHOT. Returns how many bytes of memory were written. */

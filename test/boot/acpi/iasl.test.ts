@@ -117,7 +117,15 @@ describeWithTool('ACPI tables as iasl reads them', 'iasl', 'acpica-tools', () =>
     expect(deviceIn(source, 'GED')).toBe(
       `Device (GED) { Name (_HID, "ACPI0013" ) Name (_CRS, ResourceTemplate () { ${INTERRUPT} { 0x00000009, } }) ` +
         'OperationRegion (EREG, SystemIO, 0x0630, One) Field (EREG, ByteAcc, NoLock, WriteAsZeros) { EVTS, 8 } ' +
-        'Method (_EVT, 1, Serialized) { Local0 = EVTS If ((Local0 & One)) { Notify (\\_SB.PWRB, 0x80) } }',
+        'Method (_EVT, 1, Serialized) { Local0 = EVTS If ((Local0 & One)) { Notify (\\_SB.PWRB, 0x80) } ' +
+        'If ((Local0 & 0x02)) { Notify (\\_SB.VGEN, 0x80) } }',
+    );
+  });
+
+  test('the VM generation id is found by its compatible id, at an address in two halves', () => {
+    expect(deviceIn(disassemble(MACHINE, 1, 'DSDT'), 'VGEN')).toBe(
+      'Device (VGEN) { Name (_HID, "TSVM0001") Name (_CID, "VM_Gen_Counter") Name (_DDN, "VM_Gen_Counter") ' +
+        'Name (ADDR, Package (0x02) { 0x000EF000, Zero })',
     );
   });
 
@@ -129,7 +137,7 @@ describeWithTool('ACPI tables as iasl reads them', 'iasl', 'acpica-tools', () =>
   test('what a machine does not have is not there', () => {
     const source = disassemble(BARE_MACHINE, 1, 'DSDT');
     const devices = [...source.matchAll(/Device \((\w+)\)/g)].map((match) => match[1]);
-    expect(devices).toEqual(['C000', 'PS2K', 'PWRB', 'GED']);
+    expect(devices).toEqual(['C000', 'PS2K', 'PWRB', 'VGEN', 'GED']);
   });
 
   test('the FADT says what this machine is', () => {

@@ -10,7 +10,8 @@ export const MACHINE: AcpiOptions = {
     { gpa: 0xd000_1000, irq: 23 },
   ],
   sleepControl: { port: 0x600, sleepTypeS5: 5, resetValue: 1 },
-  events: { port: 0x630, gsi: 9, powerButtonMask: 1 },
+  events: { port: 0x630, gsi: 9, powerButtonMask: 1, generationMask: 2 },
+  generationId: Uint8Array.from({ length: 16 }, (_, index) => 0xa0 + index),
   i8042: { dataPort: 0x60, commandPort: 0x64, gsi: 1 },
   serial: { port: 0x3f8, count: 8, gsi: 4 },
   pvpanic: { port: 0x505, count: 1 },
@@ -22,6 +23,7 @@ export const BARE_MACHINE: AcpiOptions = {
   virtio: [],
   sleepControl: MACHINE.sleepControl,
   events: MACHINE.events,
+  generationId: MACHINE.generationId,
   i8042: MACHINE.i8042,
 };
 

@@ -50,8 +50,14 @@ describe('ACPI tables in memory', () => {
     ];
     pieces.sort((a, b) => a.gpa - b.gpa);
     for (const [index, { gpa, size }] of pieces.entries()) {
-      expect(gpa + size).toBeLessThanOrEqual(pieces.at(index + 1)?.gpa ?? 0xf_0000);
+      expect(gpa + size).toBeLessThanOrEqual(pieces.at(index + 1)?.gpa ?? 0xe_f000);
     }
+  });
+
+  test('the VM generation id is in a page of its own behind them', () => {
+    const memory = new FakeMemory(16 * MIB);
+    writeAcpiTables(memory, MACHINE, 1);
+    expect(memory.read(0xe_f000, 16)).toEqual(Buffer.from(MACHINE.generationId));
   });
 
   test('what does not fit is not cut off', () => {

@@ -11,6 +11,7 @@ import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { errorCode } from '../../../src/config/error-code.js';
 import { describeKvm } from '../../support/kvm.js';
+import { testConfig, withVm } from '../../support/vms.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
 
 const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
@@ -341,5 +342,48 @@ describeKvm('on a terminal', () => {
     terminal.type('poweroff\r');
     expect(await terminal.status).toBe(0);
     expect(transcript(terminal).status).toBe('0');
+  });
+});
+
+describeKvm('--restore', () => {
+  /** A snapshot of the built-in guest at its prompt, with vsock. */
+  async function takeSnapshot(): Promise<string> {
+    const folder = join(directory, 'snapshot');
+    await withVm(testConfig({ vsock: { cid: 3, socket } }), async (vm, console) => {
+      await console.waitFor(PROMPT);
+      await vm.snapshot(folder);
+    });
+    return folder;
+  }
+
+  test('two clones of a saved VM go on side by side, each with its own socket', async () => {
+    const folder = await takeSnapshot();
+    const sockets = [1, 2].map((number) => `${socket}.${number}`);
+    const clones = sockets.map((path, index) =>
+      tsvmm(
+        '--restore',
+        index === 0 ? folder : `source_url=file://${folder}`,
+        '--vsock',
+        `cid=${index + 5},socket=${path}`,
+      ),
+    );
+    for (const clone of clones) await clone.waitFor('stderr', /leave with/);
+    for (const path of sockets) {
+      const client = await connectVsock(path, 7);
+      client.end(path);
+      expect((await readAll(client)).toString()).toBe(path);
+    }
+    for (const clone of clones) clone.kill('SIGTERM');
+    expect(await Promise.all(clones.map(({ status }) => status))).toEqual([143, 143]);
+  });
+
+  test('another machine is refused, and so is what is not a snapshot', async () => {
+    const folder = await takeSnapshot();
+    const other = tsvmm('--restore', folder, '--memory', 'size=128M');
+    expect(await other.status).toBe(2);
+    expect(other.output.stderr).toMatch(/--memory size: the saved VM had 67108864/);
+    const none = tsvmm('--restore', directory);
+    expect(await none.status).not.toBe(0);
+    expect(none.output.stderr).toMatch(/cannot be restored: it has no config\.json/);
   });
 });

@@ -39,7 +39,7 @@ async function takeSnapshot(name: string): Promise<{ folder: string; socket: str
 }
 
 describeKvm('a snapshot', () => {
-  test('is restored twice at the same time, each with its own socket, and the guest goes on', async () => {
+  test('rule 23: is restored twice at the same time, each with its own socket, and the guest goes on', async () => {
     const { folder, socket } = await takeSnapshot('twice');
     const restore = (number: number): Promise<Vm> =>
       Vm.restore(folder, { overrides: { vsock: { socket: `${socket}.${number}` } } });
@@ -73,7 +73,7 @@ describeKvm('a snapshot', () => {
     });
   });
 
-  test('of a guest with connections: the restored one has none, and takes new ones on other ports', async () => {
+  test('rule 22: of a guest with connections: the restored one has none, and takes new ones on other ports', async () => {
     const folder = join(directory, 'connected');
     const socket = join(directory, 'connected.vsock');
     let firstPort = 0;
