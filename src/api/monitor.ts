@@ -26,7 +26,7 @@ export interface MonitoredVm {
   readonly balloon: { resize(size: number): void };
   readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
   start(): Promise<void>;
-  stop(): Promise<void>;
+  stop(options?: { readonly graceMs?: number }): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   reboot(): Promise<void>;
@@ -254,10 +254,13 @@ export class Monitor {
     throw new Refusal('NOT_SUPPORTED', reason);
   }
 
-  /** Ends the VM and everything, without waiting for what was asked for before. */
-  async shutdown(): Promise<void> {
+  /**
+   * Ends the VM and everything, without waiting for what was asked for before; with `graceMs` the guest may shut down
+   * first, unless it is asked for again without.
+   */
+  async shutdown(options?: { readonly graceMs?: number }): Promise<void> {
     this.closing = true;
-    if ('vm' in this.life) await this.life.vm.stop();
+    if ('vm' in this.life) await this.life.vm.stop(options);
     await this.inTurn(async () => {
       await this.stopVm();
       this.life = NOT_CREATED;

@@ -21,7 +21,7 @@ export interface RunnableVm {
   /** Each console, with the path of its pseudo-terminal or socket. */
   readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
   start(): Promise<void>;
-  stop(): Promise<void>;
+  stop(options?: { readonly graceMs?: number }): Promise<void>;
 }
 
 /** The consoles of a machine, as the configuration calls them. */

@@ -8,20 +8,29 @@ export const STOP_LIMIT_MS = 15_000;
 
 /** What is to be ended. */
 export interface Stoppable {
-  stop(): Promise<void>;
+  /** With `graceMs` the guest may shut down before it is stopped; another call without it does not wait for that. */
+  stop(options?: { readonly graceMs?: number }): Promise<void>;
 }
 
-/** The user's wish to end the VM: by signal or by key. The first stops it in order, the second does not wait. */
+/**
+ * The user's wish to end the VM: by signal or by key. The first stops it in order, the second does not wait. Where signals
+ * give the guest time to shut down, the second takes that back, and only the one after it does not wait.
+ */
 export class Ending {
   private readonly host: Host;
+  private readonly graceMs: number;
   private readonly listeners: (readonly [EndingSignal, () => void])[];
   private vm: Stoppable | undefined;
   private by: EndingSignal | undefined;
   private deadline: NodeJS.Timeout | undefined;
+  /** Whether the guest has time to shut down. */
+  private graceful = false;
   requested = false;
 
-  constructor(host: Host) {
+  /** `graceMs`: what signals give the guest. */
+  constructor(host: Host, graceMs = 0) {
     this.host = host;
+    this.graceMs = graceMs;
     this.listeners = (Object.keys(SIGNAL_EXITS) as EndingSignal[]).map((signal) => [
       signal,
       () => {
@@ -42,18 +51,19 @@ export class Ending {
 
   /** Asks for the end, by `signal`, or by the escape key when undefined. */
   request(signal: EndingSignal | undefined): void {
-    if (this.requested) {
-      // SIGHUP and SIGTERM often come in pairs, from the terminal and from the shell; only a person repeats Ctrl-C.
-      if (signal === undefined || signal === 'SIGINT') this.host.die(signal);
+    if (!this.requested) {
+      this.requested = true;
+      this.by = signal;
+      this.graceful = this.graceMs > 0 && signal !== undefined;
+      this.begin();
       return;
     }
-    this.requested = true;
-    this.by = signal;
-    this.deadline = setTimeout(() => {
-      this.host.say(`the VM did not stop within ${STOP_LIMIT_MS / 1000} s, which is a bug; ending the process`);
-      this.host.die(undefined);
-    }, STOP_LIMIT_MS);
-    if (this.vm !== undefined) this.stop(this.vm);
+    // SIGHUP and SIGTERM often come in pairs, from the terminal and from the shell; only a person repeats Ctrl-C.
+    const meant = signal === undefined || signal === 'SIGINT';
+    if (this.graceful && (meant || signal === this.by)) {
+      this.graceful = false;
+      this.begin();
+    } else if (meant) this.host.die(signal);
   }
 
   close(): void {
@@ -61,8 +71,18 @@ export class Ending {
     for (const [signal, listener] of this.listeners) this.host.offSignal(signal, listener);
   }
 
+  private begin(): void {
+    clearTimeout(this.deadline);
+    const limit = STOP_LIMIT_MS + (this.graceful ? this.graceMs : 0);
+    this.deadline = setTimeout(() => {
+      this.host.say(`the VM did not stop within ${limit / 1000} s, which is a bug; ending the process`);
+      this.host.die(undefined);
+    }, limit);
+    if (this.vm !== undefined) this.stop(this.vm);
+  }
+
   private stop(vm: Stoppable): void {
     // How it ended, and whether that failed, is what `exited` says.
-    vm.stop().catch(() => undefined);
+    vm.stop(this.graceful ? { graceMs: this.graceMs } : {}).catch(() => undefined);
   }
 }

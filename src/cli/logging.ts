@@ -8,19 +8,23 @@ import { Writable } from 'node:stream';
 import type winston from 'winston';
 import { ConfigError } from '../config/config-error.js';
 import { errorCode } from '../config/error-code.js';
+import { LogFilter, type LogLevel, type LogLevels } from './log-levels.js';
 
-/** In order of severity; `silly` is winston's name for everything. */
-const LEVELS = ['error', 'warn', 'info', 'debug', 'silly'] as const;
-
-export type LogLevel = (typeof LEVELS)[number];
-
-/** The level without any -v, and one further for each. */
-const QUIET = LEVELS.indexOf('warn');
+export const LOG_FORMATS = ['text', 'json'] as const;
+/** `text`: time, level, component and message in a line; `json`: an object of these in a line. */
+export type LogFormat = (typeof LOG_FORMATS)[number];
 
 export type LogFunction = (level: LogLevel, component: string, message: string) => void;
 
 export interface Log {
   readonly write: LogFunction;
+  /** Whether lines of that level are written for any component. */
+  reaches(level: LogLevel): boolean;
+  /**
+   * Opens the file by its name again, which rotation has given to a new one. If that fails the old one stays. Returns what
+   * went wrong; without a file there is nothing to do.
+   */
+  reopen(): string | undefined;
   /** Closes the file. What is written later is dropped. */
   close(): void;
 }
@@ -28,39 +32,56 @@ export interface Log {
 export interface LogOptions {
   /** How many -v were given. */
   readonly verbosity: number;
+  /** Levels that override it. */
+  readonly levels?: LogLevels | undefined;
   /** Appended to; stderr when absent. */
   readonly file?: string | undefined;
+  readonly format?: LogFormat | undefined;
 }
 
-/** The most verbose level that is written at `verbosity`. */
-export function levelFor(verbosity: number): LogLevel {
-  return LEVELS[Math.min(QUIET + verbosity, LEVELS.length - 1)];
+/** Where lines go: changed by `reopen`. */
+interface Target {
+  fd: number;
 }
 
 /** Opens the log; throws ConfigError when the file cannot be written. */
-export function createLog({ verbosity, file }: LogOptions): Log {
-  const level = levelFor(verbosity);
-  const threshold = LEVELS.indexOf(level);
-  const fd = file === undefined ? undefined : openLog(file);
+export function createLog({ verbosity, levels, file, format = 'text' }: LogOptions): Log {
+  const filter = new LogFilter(verbosity, levels);
+  const target = file === undefined ? undefined : { fd: openLog(file) };
   let logger: winston.Logger | undefined;
   let closed = false;
   return {
-    write(lineLevel, component, message) {
-      if (closed || LEVELS.indexOf(lineLevel) > threshold) return;
+    write(level, component, message) {
+      if (closed || !filter.passes(level, component)) return;
       try {
-        logger ??= createLogger(level, fd);
+        logger ??= createLogger(format, target);
       } catch {
         // Out of descriptors, say: the line that tells of it must not be the one that is lost.
-        writePlainly(fd ?? process.stderr.fd, `${lineLevel.toUpperCase()} ${component}: ${message}\n`);
+        const line = FORMATTERS[format](new Date().toISOString(), level, component, message);
+        writePlainly(target?.fd ?? process.stderr.fd, `${line}\n`);
         return;
       }
-      logger.log({ level: lineLevel, message, component });
+      logger.log({ level, message, component });
+    },
+    reaches: (level) => filter.reaches(level),
+    reopen() {
+      if (closed || target === undefined || file === undefined) return undefined;
+      let fd;
+      try {
+        fd = openSync(file, 'a');
+      } catch (error) {
+        const why = errorCode(error) ?? String(error);
+        return `--log-file: ${JSON.stringify(file)} cannot be opened again (${why}); the log goes on in the old file`;
+      }
+      closeSync(target.fd);
+      target.fd = fd;
+      return undefined;
     },
     close() {
       if (closed) return;
       closed = true;
       logger?.close();
-      if (fd !== undefined) closeSync(fd);
+      if (target !== undefined) closeSync(target.fd);
     },
   };
 }
@@ -81,17 +102,28 @@ function openLog(file: string): number {
   }
 }
 
-function createLogger(level: LogLevel, fd: number | undefined): winston.Logger {
+/** A line without its end. The time is ISO 8601, in UTC, with milliseconds. */
+type Formatter = (timestamp: string, level: string, component: string, message: string) => string;
+
+const FORMATTERS: Readonly<Record<LogFormat, Formatter>> = {
+  text: (timestamp, level, component, message) =>
+    `${timestamp} ${level.toUpperCase().padEnd(5)} ${component}: ${message}`,
+  json: (timestamp, level, component, message) => JSON.stringify({ timestamp, level, component, message }),
+};
+
+function createLogger(logFormat: LogFormat, target: Target | undefined): winston.Logger {
   const { createLogger: create, format, transports } = createRequire(import.meta.url)('winston') as typeof winston;
   const line = format.printf((info) => {
     const { timestamp, component, message } = info as { timestamp?: string; component?: string; message?: unknown };
-    return `${timestamp ?? ''} ${info.level.toUpperCase().padEnd(5)} ${component ?? ''}: ${String(message)}`;
+    return FORMATTERS[logFormat](timestamp ?? '', info.level, component ?? '', String(message));
   });
+  const stream = target === undefined ? process.stderr : fileStream(target);
   return create({
-    level,
+    // What is too much has been left out before.
+    level: 'silly',
     format: format.combine(format.timestamp(), line),
     // eslint-disable-next-line @typescript-eslint/no-unsafe-class-instance-assignment -- winston's types say interface
-    transports: [new transports.Stream({ stream: fd === undefined ? process.stderr : fileStream(fd), eol: '\n' })],
+    transports: [new transports.Stream({ stream, eol: '\n' })],
   });
 }
 
@@ -104,11 +136,11 @@ function writePlainly(fd: number, line: string | Buffer): void {
 }
 
 /** A stream that has written when it says so. A log that cannot be written (a full disk) is no reason to end the VM. */
-function fileStream(fd: number): Writable {
+function fileStream(target: Target): Writable {
   return new Writable({
     decodeStrings: true,
     write(chunk: Buffer, _encoding, done) {
-      writePlainly(fd, chunk);
+      writePlainly(target.fd, chunk);
       done();
     },
   });

@@ -5,11 +5,13 @@
 import { inspect } from 'node:util';
 import { EXIT_INTERNAL, EXIT_OK, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
 import type { VmConfig } from '../config/vm-config.js';
-import { createLog, type LogFunction } from './logging.js';
+import type { EventMonitor } from './event-monitor.js';
+import type { EventTarget } from './event-target.js';
+import { createLog, type Log, type LogFunction } from './logging.js';
 import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
 import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
-import type { Vm } from '../vmm/vm.js';
+import type { Vm, VmEvent } from '../vmm/vm.js';
 import type { RunnableVm } from './attend.js';
 import type { Host } from './host.js';
 import { resumesAtOnce } from './restore.js';
@@ -55,15 +57,19 @@ async function main(args: readonly string[]): Promise<number> {
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
       return 0;
     }
-    const { verbosity, logFile, apiSocket, hasVm, restore } = command;
+    const { verbosity, logFile, logLevels, logFormat, apiSocket, hasVm, restore, graceMs, noShutdown } = command;
     const resume = restore !== undefined && resumesAtOnce(restore, apiSocket !== undefined);
     verbose = verbosity > 0;
     const config = hasVm || apiSocket === undefined ? await vmConfigOf(command) : undefined;
-    const log = createLog({ verbosity, file: logFile });
+    const log = createLog({ verbosity, levels: logLevels, file: logFile, format: logFormat });
+    const reopen = reopenBySignal(log);
+    let events: EventMonitor | undefined;
     try {
+      const watch = await openEvents(command.eventMonitor, log);
+      events = watch?.monitor;
       // What -vv shows is put together only for it.
-      const logLevel = verbosity > 1 ? 'debug' : 'info';
-      const options = { log: log.write, logLevel } as const;
+      const logLevel = log.reaches('debug') ? 'debug' : 'info';
+      const options = { log: log.write, logLevel, ...(watch && { onEvent: watch.onEvent }) } as const;
       if (apiSocket !== undefined) {
         const { serveApi } = await import('./serve.js');
         return await serveApi({
@@ -74,12 +80,17 @@ async function main(args: readonly string[]): Promise<number> {
           restoreVm: (directory, overrides) => restoreVm(directory, { ...options, overrides }),
           log: log.write,
           host: host(),
+          graceMs,
+          noShutdown,
         });
       }
       if (config === undefined) throw new Error('there is nothing to run');
       const make = restore === undefined ? createVm : makeFrom(restore.directory);
-      return await runVm(config, (vm) => make(vm, options), log.write, host());
+      return await runVm(config, (vm) => make(vm, options), log.write, host(), graceMs);
     } finally {
+      events?.write('vmm', 'shutdown');
+      await events?.close();
+      process.off('SIGUSR1', reopen);
       log.close();
     }
   } catch (error) {
@@ -91,6 +102,36 @@ async function main(args: readonly string[]): Promise<number> {
 interface MakeOptions {
   readonly log: LogFunction;
   readonly logLevel: 'debug' | 'info';
+  readonly onEvent?: (event: VmEvent) => void;
+}
+
+/**
+ * Lets SIGUSR1 open the log file again, for those who rotate it; returns the listener. Without a file too: else the signal
+ * would start Node's debugger.
+ */
+function reopenBySignal(log: Log): () => void {
+  const reopen = (): void => {
+    const problem = log.reopen();
+    if (problem !== undefined) say(problem);
+  };
+  process.on('SIGUSR1', reopen);
+  return reopen;
+}
+
+/** Throws ConfigError. */
+async function openEvents(target: EventTarget | undefined, log: Log) {
+  if (target === undefined) return undefined;
+  const { EventMonitor } = await import('./event-monitor.js');
+  const { tellEvent } = await import('./vm-events.js');
+  const monitor = EventMonitor.open(target, (message) => {
+    log.write('warn', 'vmm', message);
+  });
+  monitor.write('vmm', 'starting');
+  const onEvent = (event: VmEvent): void => {
+    const { source, event: name, properties } = tellEvent(event);
+    monitor.write(source, name, properties);
+  };
+  return { monitor, onEvent };
 }
 
 async function createVm(config: VmConfig, options: MakeOptions): Promise<Vm> {
@@ -117,7 +158,7 @@ function makeFrom(directory: string): (config: VmConfig, options: MakeOptions) =
     await prestart(config);
     const vm = await restoreVm(directory, { ...options, overrides: config });
     const { builtInGuest, exited, console, consoles } = vm;
-    return { builtInGuest, exited, console, consoles, start: () => vm.resume(), stop: () => vm.stop() };
+    return { builtInGuest, exited, console, consoles, start: () => vm.resume(), stop: (how) => vm.stop(how) };
   };
 }
 

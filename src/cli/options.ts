@@ -9,6 +9,9 @@ import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 import { type ApiSocket, parseApiSocket } from './api-socket.js';
 import { DOCTOR_OPTIONS } from './doctor.js';
+import { type EventTarget, parseEventTarget } from './event-target.js';
+import { DEFAULT_LEVELS, type LogLevels, parseLogLevels } from './log-levels.js';
+import { LOG_FORMATS, type LogFormat } from './logging.js';
 import { readRestore, RESTORE, type RestoreRequest } from './restore.js';
 
 /** How a command option is given: with a value, once, or any number of times for more of it. */
@@ -48,11 +51,36 @@ export const COMMAND_OPTIONS: readonly CommandOption[] = [
     notSupported: RESTORE.notSupported,
   },
   {
+    name: 'no-shutdown',
+    kind: 'flag',
+    usage: '',
+    help: 'With --api-socket: go on without a VM when the guest ends, until vmm.shutdown or a signal',
+  },
+  {
+    name: 'shutdown-timeout',
+    kind: 'value',
+    usage: 'SECONDS',
+    help: 'Time that a signal gives the guest to shut down after its power button was pressed (0: stopped at once)',
+  },
+  {
+    name: 'event-monitor',
+    kind: 'value',
+    usage: 'path=FILE|fd=N',
+    help: 'Write what happens to the VM there as JSON, an event a line; vsock connections too where the log shows details',
+  },
+  {
     name: 'log-file',
     kind: 'value',
     usage: 'PATH',
-    help: 'Append the log to this file instead of writing it to stderr',
+    help: 'Append the log to this file instead of writing it to stderr; SIGUSR1 opens it again',
   },
+  {
+    name: 'log-level',
+    kind: 'value',
+    usage: 'LEVEL,NAME=LEVEL',
+    help: 'What is logged, of all and of single components: error, warn (as without -v), info, debug or silly',
+  },
+  { name: 'log-format', kind: 'value', usage: 'text|json', help: 'Lines of text, or a JSON object a line (text)' },
   { name: 'v', kind: 'count', usage: '', help: 'Log more: -v what happens, -vv details, -vvv everything' },
   { name: 'version', alias: 'V', kind: 'flag', usage: '', help: 'Print the version' },
   { name: 'help', alias: 'h', kind: 'flag', usage: '', help: 'Print this help' },
@@ -75,8 +103,15 @@ export type Command =
       readonly hasVm: boolean;
       /** A saved VM to go on with instead of a new one. */
       readonly restore: RestoreRequest | undefined;
+      /** Whether the API goes on when the VM has ended. */
+      readonly noShutdown: boolean;
+      /** What a signal gives the guest to shut down. */
+      readonly graceMs: number;
+      readonly eventMonitor: EventTarget | undefined;
       readonly verbosity: number;
       readonly logFile: string | undefined;
+      readonly logLevels: LogLevels;
+      readonly logFormat: LogFormat;
     };
 
 export interface Subcommand {
@@ -159,7 +194,53 @@ export function parseCommandLine(args: readonly string[]): Command {
   }
   const hasVm = configFile !== undefined || restore !== undefined || VM_OPTIONS.some(({ name }) => texts.has(name));
   const verbosity = typeof argv['v'] === 'number' ? argv['v'] : 0;
-  return { action: 'run', options: texts, configFile, restore, apiSocket, hasVm, verbosity, logFile };
+  const eventText = onlyValue(texts, 'event-monitor');
+  const eventMonitor = eventText === undefined ? undefined : parseEventTarget(eventText);
+  const levels = onlyValue(texts, 'log-level');
+  const logLevels = levels === undefined ? DEFAULT_LEVELS : parseLogLevels(levels);
+  const logFormat = logFormatOf(onlyValue(texts, 'log-format'));
+  const graceMs = graceOf(onlyValue(texts, 'shutdown-timeout'));
+  const noShutdown = argv['no-shutdown'] !== undefined;
+  if (noShutdown && apiSocket === undefined) {
+    const mend = 'Add --api-socket, where the next VM is asked for, or leave it out.';
+    throw mistake('--no-shutdown', 'CONFLICT', 'without the API, what goes on has no use', mend);
+  }
+  return {
+    action: 'run',
+    options: texts,
+    configFile,
+    restore,
+    apiSocket,
+    hasVm,
+    noShutdown,
+    graceMs,
+    eventMonitor,
+    verbosity,
+    logFile,
+    logLevels,
+    logFormat,
+  };
+}
+
+function logFormatOf(text = 'text'): LogFormat {
+  const format = LOG_FORMATS.find((each) => each === text);
+  if (format !== undefined) return format;
+  throw mistake(
+    '--log-format',
+    'WRONG_TYPE',
+    `there is no ${JSON.stringify(text)}`,
+    `Use ${LOG_FORMATS.join(' or ')}.`,
+  );
+}
+
+/** A day; whoever wants to wait longer wants no limit. */
+const MAX_SHUTDOWN_SECONDS = 86_400;
+
+function graceOf(text = '0'): number {
+  const seconds = /^[0-9]+$/.test(text) ? Number(text) : Number.NaN;
+  if (seconds <= MAX_SHUTDOWN_SECONDS) return seconds * 1000;
+  const problem = `${JSON.stringify(text)} is not a number of seconds`;
+  throw mistake('--shutdown-timeout', 'OUT_OF_RANGE', problem, `Use a whole number from 0 to ${MAX_SHUTDOWN_SECONDS}.`);
 }
 
 function parseSubcommand(all: readonly string[]): Command | undefined {

@@ -9,8 +9,14 @@ import type { LogFunction } from './logging.js';
 export type CreateVm = (config: VmConfig, options: { log: LogFunction }) => Promise<RunnableVm>;
 
 /** Creates the VM, runs it to its end and returns the exit status. Throws what creating throws, or the VM's failure. */
-export async function runVm(config: VmConfig, createVm: CreateVm, log: LogFunction, host: Host): Promise<number> {
-  const ending = new Ending(host);
+export async function runVm(
+  config: VmConfig,
+  createVm: CreateVm,
+  log: LogFunction,
+  host: Host,
+  graceMs = 0,
+): Promise<number> {
+  const ending = new Ending(host, graceMs);
   try {
     const vm = await createVm(config, { log });
     ending.setVm(vm);

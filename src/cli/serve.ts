@@ -1,7 +1,7 @@
 // Runs the API server of one VM: the VM of the command line, or none until a client makes one. Loaded with --api-socket.
 //
-// With a VM on the command line the process ends when that VM does, as without the API; a server that began empty stays
-// until vmm.shutdown or a signal.
+// With a VM on the command line the process ends when that VM does, as without the API; a server that began empty, or with
+// --no-shutdown, stays until vmm.shutdown or a signal.
 
 import { fstatSync } from 'node:fs';
 import { Monitor, type MonitoredVm } from '../api/monitor.js';
@@ -27,6 +27,10 @@ export interface ServeOptions {
   readonly restoreVm: (directory: string, overrides: SnapshotOverrides) => Promise<RunnableVm & MonitoredVm>;
   readonly log: LogFunction;
   readonly host: Host;
+  /** What a signal gives the guest to shut down. */
+  readonly graceMs?: number;
+  /** Whether to go on when the VM of the command line has ended, too. */
+  readonly noShutdown?: boolean;
   readonly extraRoutes?: (monitor: Monitor) => readonly ExtraRoute[];
 }
 
@@ -39,9 +43,11 @@ export async function serveApi({
   restoreVm,
   log,
   host,
+  graceMs = 0,
+  noShutdown = false,
   extraRoutes = () => [],
 }: ServeOptions): Promise<number> {
-  const ending = new Ending(host);
+  const ending = new Ending(host, graceMs);
   let lastEnd: VmEnd = { reason: 'stopped' };
   const attended = async (making: Promise<RunnableVm & MonitoredVm>): Promise<MonitoredVm> => {
     const vm = await making;
@@ -54,7 +60,7 @@ export async function serveApi({
       restore: (directory, overrides) => attended(restoreVm(directory, overrides)),
     },
     onVmEnd: (end) => {
-      if (config === undefined) {
+      if (config === undefined || noShutdown) {
         for (const line of describeEnd(end)) host.say(line);
         return;
       }
@@ -62,7 +68,7 @@ export async function serveApi({
       void monitor.shutdown();
     },
   });
-  ending.setVm({ stop: () => monitor.shutdown() });
+  ending.setVm({ stop: (options) => monitor.shutdown(options) });
   try {
     const listener = openListener(socket);
     try {

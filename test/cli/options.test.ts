@@ -69,7 +69,7 @@ describe('the command line', () => {
     [['--watchdog=off'], '--watchdog: takes no value. Write --watchdog, or leave it out.'],
     [['--watchdog', 'on'], '"on": belongs to no option'],
     [['--no-watchdog'], '--no-watchdog: no such option. Did you mean --watchdog?'],
-    [['--event-monitor=/tmp/s'], '--event-monitor: an option of Cloud Hypervisor'],
+    [['--firmware=/tmp/s'], '--firmware: an option of Cloud Hypervisor'],
     [['--no-help'], '--no-help: no such option. Did you mean --help?'],
     [['--no-vsock'], '--no-vsock: no such option'],
     [['-x'], '-x: no such option'],
@@ -133,5 +133,32 @@ describe('the help', () => {
 
   test("the version is the package's", () => {
     expect(versionText()).toMatch(/^tsvmm \d+\.\d+\.\d+\n$/);
+  });
+});
+
+describe('options for those who operate it', () => {
+  test('their defaults, and what they are read as', () => {
+    expect(run()).toMatchObject({ eventMonitor: undefined, graceMs: 0, noShutdown: false, logFormat: 'text' });
+    expect(run('--event-monitor', 'fd=3').eventMonitor).toEqual({ fd: 3 });
+    expect(run('--event-monitor', 'path="/tmp/a,b"').eventMonitor).toEqual({ path: '/tmp/a,b' });
+    expect(run('--shutdown-timeout', '30').graceMs).toBe(30_000);
+    expect(run('--log-format', 'json').logFormat).toBe('json');
+    expect(run('--log-level', 'info').logLevels.base).toBe('info');
+    expect(run('--no-shutdown', '--api-socket', 'path=/tmp/s')).toMatchObject({ noShutdown: true, hasVm: false });
+  });
+
+  test.each([
+    [['--event-monitor', '/tmp/events'], /^--event-monitor: there is no "\/tmp\/events"\. Write path=FILE, or fd=N/],
+    [['--event-monitor', 'path='], /path has no value/],
+    [['--event-monitor', 'fd=-1'], /"-1" is not a number of a descriptor/],
+    [['--event-monitor', 'path=a,fd=3'], /is not one target/],
+    [['--event-monitor', 'path="a'], /quote is not closed/],
+    [['--log-format', 'xml'], /^--log-format: there is no "xml"\. Use text or json\./],
+    [['--shutdown-timeout', '1.5'], /"1\.5" is not a number of seconds\. Use a whole number from 0 to 86400/],
+    [['--shutdown-timeout', '90000'], /is not a number of seconds/],
+    [['--shutdown-timeout', ''], /is not a number of seconds/],
+    [['--no-shutdown'], /^--no-shutdown: without the API, .* Add --api-socket/],
+  ])('%j is refused', (args, message) => {
+    expect(() => parseCommandLine(args)).toThrow(message);
   });
 });

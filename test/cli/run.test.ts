@@ -45,6 +45,7 @@ class FakeVm {
   readonly end: (end: VmEnd) => void;
   started = false;
   stops = 0;
+  readonly graces: number[] = [];
   /** Whether stop() ends it, as it should. */
   stoppable = true;
 
@@ -58,9 +59,10 @@ class FakeVm {
     this.started = true;
     return Promise.resolve();
   }
-  stop(): Promise<void> {
+  stop({ graceMs = 0 } = {}): Promise<void> {
     this.stops++;
-    if (this.stoppable) this.end({ reason: 'stopped' });
+    this.graces.push(graceMs);
+    if (this.stoppable && graceMs === 0) this.end({ reason: 'stopped' });
     return Promise.resolve();
   }
 }
@@ -73,7 +75,7 @@ function withResolvers<T>() {
   return { promise, resolve };
 }
 
-async function begin({ config = DEFAULT_VM_CONFIG, builtInGuest = true } = {}) {
+async function begin({ config = DEFAULT_VM_CONFIG, builtInGuest = true, graceMs = 0 } = {}) {
   const host = new FakeHost();
   const vm = new FakeVm(builtInGuest);
   const status = runVm(
@@ -81,6 +83,7 @@ async function begin({ config = DEFAULT_VM_CONFIG, builtInGuest = true } = {}) {
     () => Promise.resolve(vm),
     () => undefined,
     host,
+    graceMs,
   );
   status.catch(() => undefined);
   // Creation and start take a few turns of the microtask queue.
@@ -274,5 +277,51 @@ describe('hints', () => {
   test('can be pasted into a shell', () => {
     expect(shellQuote('UNIX-CONNECT:/tmp/ch.vsock')).toBe('UNIX-CONNECT:/tmp/ch.vsock');
     expect(shellQuote("/tmp/it's here")).toBe("'/tmp/it'\\''s here'");
+  });
+});
+
+describe('signals that give the guest time', () => {
+  test('a guest that shuts down in it ends the run as if by itself', async () => {
+    const { vm, status } = await begin({ graceMs: 1000 }).then((run) => {
+      run.host.emit('SIGTERM');
+      return run;
+    });
+    expect(vm.graces).toEqual([1000]);
+    vm.end({ reason: 'shutdown' });
+    expect(await status).toBe(0);
+  });
+
+  test('a guest that does not is stopped, with the status of the signal', async () => {
+    const { vm, host, status } = await begin({ graceMs: 1000 });
+    host.emit('SIGHUP');
+    vm.end({ reason: 'stopped' });
+    expect(await status).toBe(129);
+  });
+
+  test.each<[EndingSignal, EndingSignal]>([
+    ['SIGTERM', 'SIGTERM'],
+    ['SIGTERM', 'SIGINT'],
+    ['SIGINT', 'SIGINT'],
+  ])('%s and then %s does not wait for the guest', async (first, second) => {
+    const { vm, host, status } = await begin({ graceMs: 1000 });
+    host.emit(first);
+    host.emit(second);
+    expect(await status).toBe({ SIGTERM: 143, SIGINT: 130, SIGHUP: 129 }[first]);
+    expect(vm.graces).toEqual([1000, 0]);
+    expect(host.deaths).toEqual([]);
+  });
+
+  test('SIGTERM and SIGHUP together are one request; a third, of a person, does not wait for anything', async () => {
+    const { vm, host, status } = await begin({ graceMs: 1000 });
+    vm.stoppable = false;
+    host.emit('SIGTERM');
+    host.emit('SIGHUP');
+    expect(vm.graces).toEqual([1000]);
+    host.emit('SIGINT');
+    expect(vm.graces).toEqual([1000, 0]);
+    host.emit('SIGINT');
+    expect(host.deaths).toEqual(['SIGINT']);
+    vm.end({ reason: 'stopped' });
+    await status;
   });
 });
