@@ -162,8 +162,10 @@ async function build() {
     root,
   ]);
   if (status !== 0) throw new SetupError(`${output}\ncompiling failed`);
-  const command = inRoot('dist', 'src', 'cli', 'main.js');
-  if (existsSync(command)) chmodSync(command, 0o755);
+  for (const name of ['main.js', 'remote.js']) {
+    const command = inRoot('dist', 'src', 'cli', name);
+    if (existsSync(command)) chmodSync(command, 0o755);
+  }
   writeFileSync(buildStamp, stamp);
   say(`compiled ${sources.length} files in ${seconds(started)}`);
 }

@@ -46,6 +46,10 @@ async function main(args: readonly string[]): Promise<number> {
   let verbose = false;
   try {
     const command = parseCommandLine(args);
+    if (command.action === 'ctl') {
+      const { runCtl } = await import('./ctl/run.js');
+      return await runCtl(command.args, { stdin: process.stdin, stdout: process.stdout, say }, process.env);
+    }
     if (command.action === 'subcommand') {
       const { stdout, notes, status = EXIT_OK } = await runSubcommand(command.name, command.args);
       for (const note of notes) say(note);

@@ -91,6 +91,8 @@ const SEVERAL_VALUES = new Set(VM_OPTIONS.filter(({ repeatable }) => repeatable)
 /** What the command is asked to do. */
 export type Command =
   | { readonly action: 'help' | 'version' }
+  /** Its arguments are for src/cli/ctl to read. */
+  | { readonly action: 'ctl'; readonly args: readonly string[] }
   | { readonly action: 'subcommand'; readonly name: SubcommandName; readonly args: readonly string[] }
   | {
       readonly action: 'run';
@@ -122,7 +124,7 @@ export interface Subcommand {
   readonly options?: readonly CommandOption[];
 }
 
-/** What the command does besides running a VM: its first argument is a name of these. */
+/** What the command does besides running a VM: its first argument is `ctl` or a name of these. */
 export const SUBCOMMANDS = {
   'convert-config': {
     args: ['FILE'],
@@ -135,6 +137,12 @@ export const SUBCOMMANDS = {
     options: DOCTOR_OPTIONS,
   },
 } as const satisfies Readonly<Record<string, Subcommand>>;
+
+/** `tsvmm ctl` as help shows it. */
+export const CTL: Subcommand = {
+  args: ['COMMAND', '...'],
+  help: 'Control a running VM through its API socket; tsvmm ctl --help lists the commands',
+};
 
 export type SubcommandName = keyof typeof SUBCOMMANDS;
 
@@ -152,6 +160,7 @@ const NAMES: readonly string[] = [
 
 /** Reads the command line (without node and script); throws ConfigError. */
 export function parseCommandLine(args: readonly string[]): Command {
+  if (args.at(0) === 'ctl') return { action: 'ctl', args: args.slice(1) };
   const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
     narg: Object.fromEntries(VALUED.map((name) => [name, 1])),
