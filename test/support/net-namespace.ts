@@ -14,7 +14,8 @@ import type { Fd } from '../../src/platform/units.js';
 const SYS_SETNS = 308;
 const CLONE_NEWNET = 0x4000_0000;
 
-const requireAll = process.env['CI'] === 'true' || process.env['TSVMM_REQUIRE_ALL'] === '1';
+/** Whether nothing may be skipped. */
+export const requireAll = process.env['CI'] === 'true' || process.env['TSVMM_REQUIRE_ALL'] === '1';
 
 /** `describe` for tests that make taps. */
 export function describeNetwork(name: string, body: () => void): void {

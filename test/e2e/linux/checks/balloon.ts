@@ -1,12 +1,12 @@
 // The balloon in a Linux guest: memory that the guest gives up is gone from this process. For a VM with `balloon` of size
-// 0 and private memory.
+// 0 and private memory without transparent huge pages.
 
 import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import { GuestMemory, type ChunkView } from '../../../../src/platform/guest-memory.js';
 import { populatePages } from '../../../../src/platform/memory-backing.js';
 import { MIB, PAGE_SIZE } from '../../../../src/platform/units.js';
-import type { AllocatedMemory } from '../../../../src/vmm/memory.js';
+import type { Hardware } from '../../../../src/vmm/hardware.js';
 import type { Vm } from '../../../../src/vmm/vm.js';
 import type { LinuxGuest } from '../../../support/linux-guest.js';
 import { residentBytes } from '../../../support/mappings.js';
@@ -54,7 +54,7 @@ export async function checkBalloon(guest: LinuxGuest, vm: Vm): Promise<void> {
 }
 
 function ramOf(vm: Vm): readonly ChunkView[] {
-  return new GuestMemory((vm as unknown as { readonly memory: AllocatedMemory }).memory.map).chunks;
+  return new GuestMemory((vm as unknown as { readonly hardware: Hardware }).hardware.memory.map).chunks;
 }
 
 /** Bytes of guest RAM that this process has in memory. */
