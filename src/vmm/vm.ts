@@ -446,13 +446,16 @@ export class Vm {
     this.prepared = undefined;
     this.devices.start(hardware.guestMemory, { paused: true });
     hardware.vsock?.started();
-    this.startMachine(prepared);
-    await Promise.race([prepared.machine.ready(), this.exited]);
+    try {
+      this.startMachine(prepared);
+    } catch (error) {
+      throw cannotGoOn(error);
+    }
+    // One that ends before it is ready says why in `exited`.
+    await Promise.race([prepared.machine.ready().catch(() => this.exited), this.exited]);
     if (this.ended) {
       const exit = await this.exited;
-      throw exit.reason === 'failure'
-        ? exit.error
-        : new VmError('SNAPSHOT', 'the VM ended while it was restored', 'restore it again');
+      throw cannotGoOn(exit.reason === 'failure' ? exit.error : new Error('it ended meanwhile'));
     }
     hardware.ports.nudge();
     // Guests that go on from one snapshot have their random numbers in common until they are told.
@@ -714,6 +717,16 @@ function notRunning(what: string, cause?: unknown): VmError {
     `a VM that does not run cannot ${what}`,
     'start it first, or make a new one',
     cause,
+  );
+}
+
+/** What KVM says against a saved state, and what a thread that was to go on from it ended of. */
+function cannotGoOn(why: unknown): VmError {
+  return new VmError(
+    'SNAPSHOT',
+    `the VM cannot go on from its snapshot: ${why instanceof Error ? why.message : String(why)}`,
+    'restore it on a host like the one where it was saved, or take a new one',
+    why,
   );
 }
 

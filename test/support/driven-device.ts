@@ -5,8 +5,10 @@ import {
   featureWords,
   VIRTIO_F_VERSION_1_BIT,
   type DeviceContext,
+  type DeviceState,
   type VirtioDevice,
 } from '../../src/devices/virtio/device.js';
+import type { SplitQueue } from '../../src/devices/virtio/queue.js';
 import { EventLoop } from '../../src/platform/event-loop.js';
 import { CountingInterrupt, DrivenRing, type TestBuffer, type TestMemory, type UsedEntry } from './driven-ring.js';
 
@@ -42,12 +44,14 @@ export class DeviceHost {
 
 /** A device and its driver, which is up. */
 export class DrivenDevice<D extends VirtioDevice = VirtioDevice> implements Disposable {
-  readonly device: D;
+  device: D;
   readonly host: DeviceHost;
   readonly ram: TestMemory;
   readonly interrupt = new CountingInterrupt();
   rings: DrivenRing[] = [];
   private readonly queues: number;
+  private present: readonly (SplitQueue | undefined)[] = [];
+  private accepted: readonly number[] = [];
 
   constructor(device: D, host: DeviceHost, ram: TestMemory, queues: number, features: readonly number[] = []) {
     this.device = device;
@@ -60,14 +64,41 @@ export class DrivenDevice<D extends VirtioDevice = VirtioDevice> implements Disp
   /** The driver comes up, with new rings. `absent` are queues that it does not set up. */
   activate(features: readonly number[] = [], absent: readonly number[] = [], eventIdx = true): void {
     this.rings = Array.from({ length: this.queues }, () => new DrivenRing(this.ram, 64));
+    this.accepted = features;
+    this.connect(
+      this.rings.map((ring, index) => (absent.includes(index) ? undefined : ring.device({ eventIdx, indirect: true }))),
+    );
+    this.notifyAll();
+  }
+
+  /** The machine is saved, and goes on with `device` over the same memory. */
+  restore(device: D): void {
+    this.device.quiesce?.();
+    for (const queue of this.present) queue?.publish();
+    const state = JSON.parse(JSON.stringify(this.device.save?.() ?? {})) as DeviceState;
+    const positions = this.present.map((queue) => queue?.position);
+    this.device.close();
+    this.device = device;
+    this.connect(
+      this.rings.map((ring, index) =>
+        positions[index] === undefined ? undefined : ring.device(undefined, positions[index]),
+      ),
+    );
+    device.restore?.(state);
+    this.notifyAll();
+  }
+
+  private connect(queues: readonly (SplitQueue | undefined)[]): void {
+    this.present = queues;
     this.device.activate({
       memory: this.ram.memory,
-      queues: this.rings.map((ring, index) =>
-        absent.includes(index) ? undefined : ring.device({ eventIdx, indirect: true }),
-      ),
-      features: featureWords([VIRTIO_F_VERSION_1_BIT, ...features]),
+      queues,
+      features: featureWords([VIRTIO_F_VERSION_1_BIT, ...this.accepted]),
       interrupt: this.interrupt,
     });
+  }
+
+  private notifyAll(): void {
     for (let index = 0; index < this.queues; index++) this.device.queueNotified(index);
   }
 

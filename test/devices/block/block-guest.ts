@@ -10,7 +10,8 @@ import {
   type BlockSettings,
   type HostFileSettings,
 } from '../../../src/devices/block/settings.js';
-import { featureWords, VIRTIO_F_VERSION_1_BIT } from '../../../src/devices/virtio/device.js';
+import { featureWords, VIRTIO_F_VERSION_1_BIT, type DeviceState } from '../../../src/devices/virtio/device.js';
+import type { QueuePosition, SplitQueue } from '../../../src/devices/virtio/queue.js';
 import type { EventLoop } from '../../../src/platform/event-loop.js';
 import { MIB, type Fd } from '../../../src/platform/units.js';
 import { CountingInterrupt, DrivenRing, TestMemory, type TestBuffer } from '../../support/driven-ring.js';
@@ -84,11 +85,13 @@ export class BlockGuest implements Disposable {
   readonly ram: TestMemory;
   readonly clock = new FakeClock();
   readonly interrupt = new CountingInterrupt();
-  readonly device: BlockDevice;
+  device: BlockDevice;
   readonly config = new Uint8Array(60);
   readonly logged: string[] = [];
   rings: DrivenRing[] = [];
   private readonly options: BlockGuestOptions;
+  private readonly makeDevice: () => BlockDevice;
+  private queues: readonly SplitQueue[] = [];
   private readonly counters = new Float64Array(BLOCK_COUNTERS.length);
   private readonly used: Map<number, number>[] = [];
 
@@ -104,31 +107,53 @@ export class BlockGuest implements Disposable {
       rateLimiter: undefined,
       ...options.settings,
     };
-    this.device = new BlockDevice(
-      settings,
-      {
-        loop: clock as unknown as EventLoop,
-        log: (_level, message) => this.logged.push(message),
-        updateConfig: (offset, bytes) => {
-          this.config.set(bytes, offset);
+    this.makeDevice = () =>
+      new BlockDevice(
+        settings,
+        {
+          loop: clock as unknown as EventLoop,
+          log: (_level, message) => this.logged.push(message),
+          updateConfig: (offset, bytes) => {
+            this.config.set(bytes, offset);
+          },
+          counters: this.counters,
         },
-        counters: this.counters,
-      },
-      ...(options.image === undefined ? [] : ([options.image] as const)),
-    );
+        ...(options.image === undefined ? [] : ([options.image] as const)),
+      );
+    this.device = this.makeDevice();
     this.config[32] = 1;
     this.activate();
   }
 
+  /** The machine is saved, and goes on with another device over the same memory and image. */
+  restore(): this {
+    this.device.quiesce();
+    for (const queue of this.queues) queue.publish();
+    const state = JSON.parse(JSON.stringify(this.device.save())) as DeviceState;
+    const positions = this.queues.map(({ position }) => position);
+    // Not closed: the image is the same.
+    this.device.reset();
+    this.device = this.makeDevice();
+    this.connect(positions);
+    this.device.restore(state);
+    return this;
+  }
+
   /** The driver comes up, with new rings. */
   activate(): void {
-    const { queues = 1, queueSize = 64, eventIdx = true } = this.options;
-    const { features = [VIRTIO_BLK_F_FLUSH_BIT, VIRTIO_BLK_F_CONFIG_WCE_BIT] } = this.options;
+    const { queues = 1, queueSize = 64 } = this.options;
     this.rings = Array.from({ length: queues }, () => new DrivenRing(this.ram, queueSize));
     this.used.splice(0, this.used.length, ...this.rings.map(() => new Map<number, number>()));
+    this.connect();
+  }
+
+  /** The device takes the rings, from `positions` on where it was saved. */
+  private connect(positions: readonly QueuePosition[] = []): void {
+    const { eventIdx = true, features = [VIRTIO_BLK_F_FLUSH_BIT, VIRTIO_BLK_F_CONFIG_WCE_BIT] } = this.options;
+    this.queues = this.rings.map((ring, index) => ring.device({ eventIdx, indirect: true }, positions.at(index)));
     this.device.activate({
       memory: this.ram.memory,
-      queues: this.rings.map((ring) => ring.device({ eventIdx, indirect: true })),
+      queues: this.queues,
       features: featureWords([VIRTIO_F_VERSION_1_BIT, ...features]),
       interrupt: this.interrupt,
     });

@@ -436,6 +436,35 @@ describe('cache modes', () => {
   });
 });
 
+describe('a disk that is saved', () => {
+  test('in the middle of throttled requests: each is carried out once, in order, by one device or the other', () => {
+    const { image, guest } = guestWith({ settings: { rateLimiter: { ops: { size: 4, refillTime: 400 } } }, queues: 2 });
+    const pending = Array.from({ length: 10 }, (_unused, sector) =>
+      guest.add({ type: IN, sector: 3 * sector, space: 512, queue: sector % 2 }),
+    );
+    guest.settle();
+    const before = image.takeCalls();
+    expect(before).toHaveLength(4);
+    // With full buckets again, and again.
+    guest.restore().settle();
+    guest.restore().settle();
+    const calls = [...before, ...image.takeCalls()].filter((call) => call.startsWith('read'));
+    expect(new Set(calls).size).toBe(10);
+    expect(calls).toHaveLength(10);
+    expect(pending.map((each) => guest.answer(each).status)).toEqual(pending.map(() => OK));
+  });
+
+  test('when its image cannot be flushed: there is no snapshot, and the reason is said', () => {
+    const { image, guest } = guestWith();
+    image.failFlush = true;
+    guest.device.quiesce();
+    expect(() => guest.device.save()).toThrow(/test\.img could not be flushed \(EIO\)/);
+    image.failFlush = false;
+    guest.device.quiesce();
+    expect(guest.device.save()).toEqual({ writeback: true });
+  });
+});
+
 describe('rate limits', () => {
   test('operations wait for their tokens, in order, and all are carried out', () => {
     const { image, guest } = guestWith({ settings: { rateLimiter: { ops: { size: 4, refillTime: 400 } } } });

@@ -10,8 +10,8 @@ import {
   VIRTIO_NET_F_MRG_RXBUF_BIT,
 } from '../../../src/devices/net/settings.js';
 import type { RateLimiterSettings } from '../../../src/devices/rate-limiter.js';
-import { featureWords } from '../../../src/devices/virtio/device.js';
-import type { SplitQueue } from '../../../src/devices/virtio/queue.js';
+import { featureWords, type DeviceState } from '../../../src/devices/virtio/device.js';
+import type { QueuePosition, SplitQueue } from '../../../src/devices/virtio/queue.js';
 import { EventLoop } from '../../../src/platform/event-loop.js';
 import { close, libc, orErrno } from '../../../src/platform/libc.js';
 import { NativeBuffer } from '../../../src/platform/native-buffer.js';
@@ -155,9 +155,9 @@ export class NetGuest implements Disposable {
   readonly ram: TestMemory;
   readonly loop = new EventLoop();
   readonly interrupt = new CountingInterrupt();
-  readonly taps: readonly FakeTapQueue[];
-  readonly tapControl: NotedTapControl;
-  readonly device: NetDevice;
+  taps: readonly FakeTapQueue[];
+  tapControl: NotedTapControl;
+  device: NetDevice;
   readonly logged: string[] = [];
   readonly configWrites: { readonly offset: number; readonly bytes: Uint8Array }[] = [];
   rx: DrivenRing[] = [];
@@ -167,6 +167,8 @@ export class NetGuest implements Disposable {
   private readonly options: NetGuestOptions;
   private readonly rxBuffers: Map<number, TestBuffer[]>[] = [];
   private readonly pendingRx: { id: number; length: number }[][] = [];
+  private queues: readonly SplitQueue[] = [];
+  private accepted: readonly number[] = [];
 
   /** Activated at once. */
   constructor(options: NetGuestOptions = {}) {
@@ -174,9 +176,20 @@ export class NetGuest implements Disposable {
     this.options = { ...options, pairs };
     if (options.now !== undefined) this.loop.now = options.now;
     this.ram = new TestMemory(options.memorySize ?? 8 * MIB);
-    this.taps = Array.from({ length: options.tap === undefined ? pairs : 0 }, () => new FakeTapQueue());
+    this.taps = this.makeTaps();
     this.tapControl = new NotedTapControl(pairs);
-    this.device = new NetDevice(
+    this.device = this.makeDevice();
+    this.activate();
+  }
+
+  private makeTaps(): FakeTapQueue[] {
+    const { tap, pairs = 1 } = this.options;
+    return Array.from({ length: tap === undefined ? pairs : 0 }, () => new FakeTapQueue());
+  }
+
+  private makeDevice(): NetDevice {
+    const { options } = this;
+    return new NetDevice(
       { kind: 'net', queues: options.tap ?? this.taps.map(({ fd }) => fd), rateLimiter: options.rateLimiter },
       {
         loop: this.loop,
@@ -186,7 +199,27 @@ export class NetGuest implements Disposable {
       },
       ...(options.tap === undefined ? [this.tapControl] : []),
     );
-    this.activate();
+  }
+
+  /** Pauses the machine, as a snapshot does. */
+  pause(): DeviceState {
+    this.device.quiesce();
+    for (const queue of this.queues) queue.publish();
+    return this.device.save();
+  }
+
+  /** The machine is saved, and goes on with another device and other taps over the same memory. */
+  restore(): this {
+    const state = JSON.parse(JSON.stringify(this.pause())) as DeviceState;
+    const positions = this.queues.map(({ position }) => position);
+    this.device.close();
+    for (const tap of this.taps) tap.close();
+    this.taps = this.makeTaps();
+    this.tapControl = new NotedTapControl(this.tapControl.attached.length);
+    this.device = this.makeDevice();
+    this.connect(this.accepted, positions);
+    this.device.restore(state);
+    return this;
   }
 
   [Symbol.dispose](): void {
@@ -216,13 +249,20 @@ export class NetGuest implements Disposable {
       ...(multiQueue ? [VIRTIO_NET_F_MQ_BIT] : []),
       ...(control ? [VIRTIO_NET_F_CTRL_VQ_BIT, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS_BIT] : []),
     ];
+    this.connect(accepted);
+  }
+
+  /** The device takes the rings, from `positions` on where it was saved. */
+  private connect(accepted: readonly number[], positions: readonly QueuePosition[] = []): void {
+    const { pairs = 1, multiQueue = pairs > 1 } = this.options;
     const ringFeatures = { eventIdx: this.options.eventIdx ?? true, indirect: true };
     const known = multiQueue ? pairs : 1;
-    const queues: SplitQueue[] = [];
-    for (let pair = 0; pair < known; pair++) {
-      queues.push(this.rx[pair].device(ringFeatures), this.tx[pair].device(ringFeatures));
-    }
-    queues.push(this.controlRing.device(ringFeatures));
+    const rings: DrivenRing[] = [];
+    for (let pair = 0; pair < known; pair++) rings.push(this.rx[pair], this.tx[pair]);
+    rings.push(this.controlRing);
+    const queues = rings.map((ring, index) => ring.device(ringFeatures, positions.at(index)));
+    this.queues = queues;
+    this.accepted = accepted;
     this.device.activate({
       memory: this.ram.memory,
       queues,

@@ -47,6 +47,20 @@ function file(contents: Uint8Array): Fd {
   return own(open(path, O_RDONLY | O_NONBLOCK));
 }
 
+test('a request that waits for its source is answered by the device that goes on, once', () => {
+  const [empty, peer] = socketPair(SOCK_STREAM).map(own);
+  using guest = driven(empty);
+  const address = guest.ram.allocate(64);
+  expect(guest.send(0, [{ address, length: 64, writable: true }])).toEqual([]);
+  const source = own(open('/dev/urandom', O_RDONLY | O_NONBLOCK));
+  guest.restore(new RngDevice({ kind: 'rng', fd: source, path: 'source' }, guest.host.context));
+  expect(guest.rings[0].collect().map(({ length }) => length)).toEqual([64]);
+  expect(guest.send(0, [{ address, length: 32, writable: true }]).map(({ length }) => length)).toEqual([32]);
+  // Nobody waits for the other source any more.
+  expect(guest.host.loop.watched).toBe(0);
+  expect(peer).toBeGreaterThan(0);
+});
+
 describe('the entropy device', () => {
   test('fills a buffer from /dev/urandom, all of it, and interrupts', () => {
     using guest = driven(own(open('/dev/urandom', O_RDONLY | O_NONBLOCK)));

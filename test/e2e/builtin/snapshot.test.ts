@@ -116,6 +116,40 @@ describeKvm('a snapshot', () => {
     }
   });
 
+  test('clones that would write to one image are refused by its lock, and may have copies', async () => {
+    const folder = join(directory, 'with-disk');
+    const [image, copy, larger] = ['a.img', 'b.img', 'c.img'].map((name) => join(directory, name));
+    for (const path of [image, copy]) writeFileSync(path, new Uint8Array(1 << 20));
+    writeFileSync(larger, new Uint8Array(1 << 21));
+    await withVm(testConfig({ disks: [{ path: image, image_type: 'Raw' }] }), async (vm, console) => {
+      await console.waitFor(/> $/);
+      await vm.snapshot(folder);
+      // The one that was saved has it still.
+      await expect(Vm.restore(folder)).rejects.toMatchObject({ code: 'DISK_IN_USE' });
+    });
+    const first = await Vm.restore(folder);
+    try {
+      await expect(Vm.restore(folder)).rejects.toMatchObject({ code: 'DISK_IN_USE' });
+      await expect(Vm.restore(folder, { overrides: { disks: [{ path: larger }] } })).rejects.toThrow(
+        /device _disk0 cannot go on: it had 2048 sectors, and has 4096/,
+      );
+      const second = await Vm.restore(folder, { overrides: { disks: [{ path: copy }] } });
+      await second.resume();
+      await second.stop();
+    } finally {
+      await first.stop();
+    }
+  });
+
+  test('is not taken of persistent memory that is in no file', async () => {
+    const file = join(directory, 'pmem');
+    writeFileSync(file, new Uint8Array(2 << 20));
+    await withVm(testConfig({ pmem: [{ file, discard_writes: true }] }), async (vm, console) => {
+      await console.waitFor(/> $/);
+      await expect(vm.snapshot(join(directory, 'pmem-snapshot'))).rejects.toThrow(/--pmem file=.* is in no file/);
+    });
+  });
+
   test('reboots into a fresh guest', async () => {
     const { folder, socket } = await takeSnapshot('reboot');
     const vm = await Vm.restore(folder, { overrides: { no_reboot: false } });
