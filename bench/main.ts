@@ -4,10 +4,11 @@ import { block } from './block.js';
 import { exits } from './exits.js';
 import { runBench, type Bench } from './harness.js';
 import { net } from './net.js';
+import { snapshot } from './snapshot.js';
 import { start } from './start.js';
 import { vsock } from './vsock.js';
 
-const BENCHES: readonly Bench[] = [block, exits, net, start, vsock];
+const BENCHES: readonly Bench[] = [block, exits, net, snapshot, start, vsock];
 
 const USAGE = `usage: npm run bench -- NAME [--json FILE]
 

@@ -43,7 +43,16 @@ afterAll(() => {
 /** The built-in guest at its prompt, before anybody has connected to it. */
 async function takeBase(): Promise<void> {
   if (existsSync(join(base, 'state.json'))) return;
-  await withVm(testConfig({ vsock: { cid: 3 } }), async (vm, console) => {
+  const image = join(directory, 'disk.img');
+  writeFileSync(image, new Uint8Array(1 << 20));
+  const config = testConfig({
+    vsock: { cid: 3 },
+    disks: [{ path: image, image_type: 'Raw' }],
+    console: { mode: 'Null' },
+    rng: { src: '/dev/urandom' },
+    balloon: { size: 0 },
+  });
+  await withVm(config, async (vm, console) => {
     await console.waitFor(/> $/);
     await vm.snapshot(base);
   });
