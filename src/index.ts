@@ -43,6 +43,8 @@ export {
   type VmVsock,
   type WaitOptions,
 } from './vmm/vm.js';
+export type { MetricFamily, MetricSample } from './vmm/metrics/family.js';
+export { PROMETHEUS_CONTENT_TYPE, prometheusText } from './vmm/metrics/prometheus.js';
 export type { SnapshotOverrides } from './vmm/snapshot/overrides.js';
 export type { ConnectionInfo } from './vsock/connection-info.js';
 export type { VsockCounterName, VsockCounterSnapshot } from './vsock/counters.js';

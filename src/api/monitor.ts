@@ -15,6 +15,7 @@
 // Unlike here, Cloud Hypervisor says Created of a VM that was shut down.
 
 import type { VmConfig } from '../config/vm-config.js';
+import type { MetricFamily } from '../vmm/metrics/family.js';
 import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
 import type { VmExit } from '../vmm/vm.js';
 import { Refusal } from './errors.js';
@@ -35,6 +36,7 @@ export interface MonitoredVm {
   nmi(): void;
   powerButton(): void;
   counters(): Counters;
+  metrics(): Promise<MetricFamily[]>;
 }
 
 type ConsoleSection = 'serial' | 'console' | 'debug_console';
@@ -246,6 +248,14 @@ export class Monitor {
 
   counters(): Counters {
     return this.bootedVm().counters();
+  }
+
+  /** What is measured of the VM and the process; of the process alone while there is no VM that has booted. */
+  async metrics(): Promise<MetricFamily[]> {
+    if ('vm' in this.life) return this.life.vm.metrics();
+    const { processMetrics } = await import('../vmm/metrics/process.js');
+    const { stateMetrics } = await import('../vmm/metrics/vm-metrics.js');
+    return [...processMetrics(), ...stateMetrics(undefined)];
   }
 
   /** Throws Refusal NOT_CREATED, or else NOT_SUPPORTED with `reason`. */

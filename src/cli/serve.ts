@@ -4,8 +4,9 @@
 // --no-shutdown, stays until vmm.shutdown or a signal.
 
 import { fstatSync } from 'node:fs';
+import { metricsRoute } from '../api/metrics.js';
 import { Monitor, type MonitoredVm } from '../api/monitor.js';
-import { ApiServer, type ExtraRoute } from '../api/server.js';
+import { ApiServer } from '../api/server.js';
 import { ConfigError } from '../config/config-error.js';
 import type { VmConfig } from '../config/vm-config.js';
 import { check, libc } from '../platform/libc.js';
@@ -31,7 +32,6 @@ export interface ServeOptions {
   readonly graceMs?: number;
   /** Whether to go on when the VM of the command line has ended, too. */
   readonly noShutdown?: boolean;
-  readonly extraRoutes?: (monitor: Monitor) => readonly ExtraRoute[];
 }
 
 /** Serves until the end and returns the exit status. Throws what making the VM throws, or its failure. */
@@ -45,7 +45,6 @@ export async function serveApi({
   host,
   graceMs = 0,
   noShutdown = false,
-  extraRoutes = () => [],
 }: ServeOptions): Promise<number> {
   const ending = new Ending(host, graceMs);
   let lastEnd: VmEnd = { reason: 'stopped' };
@@ -74,7 +73,7 @@ export async function serveApi({
     try {
       const server = await ApiServer.start(listener, {
         monitor,
-        extraRoutes: extraRoutes(monitor),
+        extraRoutes: [metricsRoute(monitor)],
         log: (level, message) => {
           log(level, 'api', message);
         },

@@ -106,12 +106,22 @@ export class RateLimiter implements TimerTask {
   private readonly bandwidth: TokenBucket | undefined;
   private readonly ops: TokenBucket | undefined;
   private readonly resume: () => void;
+  private readonly stalled: () => void;
   private timer: Timer | undefined;
 
-  /** `resume` is called, by a timer of the loop, when a limiter that was blocked is no longer. */
-  constructor(settings: RateLimiterSettings, clock: LimiterClock, resume: () => void) {
+  /**
+   * `resume` is called, by a timer of the loop, when a limiter that was blocked is no longer; `stalled` each time that it
+   * becomes so.
+   */
+  constructor(
+    settings: RateLimiterSettings,
+    clock: LimiterClock,
+    resume: () => void,
+    stalled: () => void = () => undefined,
+  ) {
     this.clock = clock;
     this.resume = resume;
+    this.stalled = stalled;
     const now = clock.now();
     this.bandwidth = settings.bandwidth === undefined ? undefined : new TokenBucket(settings.bandwidth, now);
     this.ops = settings.ops === undefined ? undefined : new TokenBucket(settings.ops, now);
@@ -162,6 +172,8 @@ export class RateLimiter implements TimerTask {
   }
 
   private block(milliseconds: number): void {
-    this.timer ??= this.clock.setTimer(milliseconds, this);
+    if (this.timer !== undefined) return;
+    this.timer = this.clock.setTimer(milliseconds, this);
+    this.stalled();
   }
 }

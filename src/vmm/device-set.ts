@@ -19,6 +19,7 @@ import type { Fd } from '../platform/units.js';
 import type { AttachedDevice } from './attach/attached-device.js';
 import { VIRTIO_MMIO_BASE } from './buses.js';
 import { ControlBlock } from './control.js';
+import type { DeviceKind } from './device-kinds.js';
 import type { IoThreadPlan } from './device-plan.js';
 import { VmError } from './errors.js';
 import { VIRTIO_GSIS } from './interrupt-lines.js';
@@ -257,6 +258,11 @@ export class DeviceSet {
       restoreMmioPage(slot.start.handles.page, page);
       slot.restored = backend;
     });
+  }
+
+  /** The kind of each device, by its id. */
+  get kinds(): ReadonlyMap<string, DeviceKind> {
+    return new Map(this.slots.map(({ device }) => [device.id, device.settings.kind]));
   }
 
   /** What every device has counted since the VM was created. */

@@ -20,6 +20,7 @@ import { changeGeneration, guestUsesAcpi, isBuiltInGuest, loadConfiguredGuest } 
 import { buildHardware, type Hardware } from './hardware.js';
 import { Machine, takeVcpuThreads, type MachineBegin } from './machine.js';
 import { ReleaseStack } from './release-stack.js';
+import type { MetricFamily } from './metrics/family.js';
 import type { SnapshotOverrides } from './snapshot/overrides.js';
 import type { SavedState } from './snapshot/format.js';
 import type { OpenSnapshot } from './snapshot/read.js';
@@ -250,6 +251,26 @@ export class Vm {
   counters(): Record<string, Record<string, number>> {
     const counters = this.devices.counters();
     return this.vmVsock === undefined ? counters : { ...counters, [VSOCK_ID]: { ...this.vmVsock.counters() } };
+  }
+
+  /** What is measured of the VM and its process, for Prometheus: `prometheusText` makes text of it. */
+  async metrics(): Promise<MetricFamily[]> {
+    const { vmMetrics } = await import('./metrics/vm-metrics.js');
+    const { state, machine, config } = this;
+    const { kinds } = this.devices;
+    const counters = this.counters();
+    return vmMetrics({
+      state: state === 'ending' ? 'ended' : state,
+      vcpus: config.cpus.boot_vcpus,
+      memoryBytes: config.memory.size,
+      times: this.startTimes,
+      events: this.events,
+      exits: Array.from({ length: config.cpus.boot_vcpus }, (_, vcpu) => machine?.control.exitCount(vcpu) ?? 0),
+      devices: [...kinds].map(([name, kind]) => {
+        const id = kind === 'vsock' ? VSOCK_ID : name;
+        return { id, kind, counters: counters[id] ?? {} };
+      }),
+    });
   }
 
   /** Lets the guest run. Throws Error when it was started or ended before. */

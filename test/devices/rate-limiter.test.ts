@@ -31,6 +31,24 @@ describe('rate limiter', () => {
     expect(passing(limiter, 4096)).toBe(1);
   });
 
+  test('each time that it blocks is told once', () => {
+    const clock = new FakeClock();
+    let stalls = 0;
+    const settings = { ops: { size: 1, refillTime: 100 } };
+    const limiter = new RateLimiter(
+      settings,
+      clock,
+      () => undefined,
+      () => stalls++,
+    );
+    passing(limiter, 1);
+    passing(limiter, 1);
+    expect(stalls).toBe(1);
+    clock.advance(100);
+    passing(limiter, 1);
+    expect(stalls).toBe(2);
+  });
+
   test('while it is blocked nothing passes, however small', () => {
     const { limiter } = limiterOf({ bandwidth: { size: 1000, refillTime: 1000 } });
     expect(limiter.consume(800)).toBe(true);

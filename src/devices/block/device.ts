@@ -68,6 +68,7 @@ const HOST_CALLS = counter('host_calls');
 const READ_US = counter('read_us');
 const WRITE_US = counter('write_us');
 const FLUSH_US = counter('flush_us');
+const RATE_LIMIT_STALLS = counter('rate_limit_stalls');
 
 const PASS_IDLE = 0;
 const PASS_WORKED = 1;
@@ -122,7 +123,15 @@ export class BlockDevice implements VirtioDevice, Poller {
     this.run = new TransferRun(this.image);
     const limits = settings.rateLimiter;
     // The loop polls the device again after a timer: there is nothing to do but to let it.
-    this.limiter = limits === undefined ? undefined : new RateLimiter(limits, loop, () => undefined);
+    this.limiter =
+      limits === undefined
+        ? undefined
+        : new RateLimiter(
+            limits,
+            loop,
+            () => undefined,
+            () => counters[RATE_LIMIT_STALLS]++,
+          );
     new TextEncoder().encodeInto(settings.serial, this.serial);
     loop.addPoller(this);
   }

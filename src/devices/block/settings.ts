@@ -94,6 +94,7 @@ export const BLOCK_COUNTERS = [
   'read_us',
   'write_us',
   'flush_us',
+  'rate_limit_stalls',
 ] as const;
 
 // Feature bits, as indices (5.2.3).

@@ -31,6 +31,8 @@ import { BROKEN, IDLE, type PathContext, type PathResult } from './path.js';
 import { RxPath } from './rx-path.js';
 import {
   CONFIG_STATUS,
+  RX_RATE_LIMIT_STALLS,
+  TX_RATE_LIMIT_STALLS,
   VIRTIO_NET_F_CTRL_GUEST_OFFLOADS_BIT,
   VIRTIO_NET_F_CTRL_VQ_BIT,
   VIRTIO_NET_F_MQ_BIT,
@@ -112,12 +114,17 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
       },
       () => loop.now(),
     );
-    const limiter = (): RateLimiter | undefined =>
+    const limiter = (stalls: number): RateLimiter | undefined =>
       settings.rateLimiter === undefined
         ? undefined
         : // The timer has woken the loop, which polls before it sleeps again.
-          new RateLimiter(settings.rateLimiter, loop, () => undefined);
-    const limits = { rx: limiter(), tx: limiter() };
+          new RateLimiter(
+            settings.rateLimiter,
+            loop,
+            () => undefined,
+            () => counters[stalls]++,
+          );
+    const limits = { rx: limiter(RX_RATE_LIMIT_STALLS), tx: limiter(TX_RATE_LIMIT_STALLS) };
     this.limiters = [limits.rx, limits.tx].filter((each) => each !== undefined);
     const pathContext = {
       loop,

@@ -34,13 +34,24 @@ export const VIRTIO_NET_F_CTRL_VQ_BIT = 17;
 export const VIRTIO_NET_F_MQ_BIT = 22;
 
 /** Counters of a device, in the order of their array. Bytes are those of frames, without the virtio-net header. */
-export const NET_COUNTERS = ['rx_bytes', 'rx_frames', 'tx_bytes', 'tx_frames', 'rx_dropped', 'tx_dropped'] as const;
+export const NET_COUNTERS = [
+  'rx_bytes',
+  'rx_frames',
+  'tx_bytes',
+  'tx_frames',
+  'rx_dropped',
+  'tx_dropped',
+  'rx_rate_limit_stalls',
+  'tx_rate_limit_stalls',
+] as const;
 export const RX_BYTES = 0;
 export const RX_FRAMES = 1;
 export const TX_BYTES = 2;
 export const TX_FRAMES = 3;
 export const RX_DROPPED = 4;
 export const TX_DROPPED = 5;
+export const RX_RATE_LIMIT_STALLS = 6;
+export const TX_RATE_LIMIT_STALLS = 7;
 
 export const DEFAULT_QUEUE_SIZE = 256;
 /** Commands come one at a time. */

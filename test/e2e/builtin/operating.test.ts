@@ -3,7 +3,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, openSync, closeSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import { request } from 'node:http';
+import { request, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -137,30 +137,62 @@ describeKvm('the command under a supervisor', () => {
     expect(await impatient.status).toBe(143);
   });
 
+  test('shows its metrics at the API socket, with a VM and without', async () => {
+    const socket = join(directory, 'api');
+    const kernel = writeKernel(directory, CODE.exits);
+    const vm = run([
+      '--kernel',
+      kernel,
+      '--vsock',
+      `cid=3,socket=${socket}.vsock`,
+      '--api-socket',
+      `path=${socket}`,
+      '--watchdog',
+    ]);
+    await eventually('the socket is there', () => existsSync(socket));
+    while ((await state(socket)) !== 'Running');
+    const metrics = await ask(socket, 'GET', '/metrics');
+    expect(metrics.type).toBe('text/plain; version=0.0.4; charset=utf-8');
+    expect(metrics.body).toMatch(/^tsvmm_vm_state\{state="running"\} 1$/m);
+    expect(metrics.body).toMatch(/^tsvmm_device_info\{device="_vsock",kind="vsock"\} 1$/m);
+    expect(metrics.body).toMatch(/^# TYPE tsvmm_vcpu_exits_total counter\ntsvmm_vcpu_exits_total\{vcpu="0"\} \d+$/m);
+    expect(metrics.body).toMatch(/^tsvmm_vsock_receive_bytes_total\{device="_vsock"\} 0$/m);
+    await api(socket, 'PUT', 'vm.delete');
+    const without = await ask(socket, 'GET', '/metrics');
+    expect(without.body).toMatch(/^process_resident_memory_bytes \d+$/m);
+    expect(without.body).not.toMatch(/^tsvmm_vm_state.* 1$/m);
+    await api(socket, 'PUT', 'vmm.shutdown');
+    expect(await vm.status).toBe(0);
+  });
+
   test('goes on without a VM, if it is told to', async () => {
     const socket = join(directory, 'api');
     const kernel = writeKernel(directory, CODE.powerOff);
     const vm = run(['--kernel', kernel, '--api-socket', `path=${socket}`, '--no-shutdown']);
-    const state = async (): Promise<string> => {
-      const body = await api(socket, 'GET', 'vm.info');
-      return (JSON.parse(body) as { state: string }).state;
-    };
     await eventually('the socket is there', () => existsSync(socket));
-    let now = '';
-    while (now !== 'Shutdown') now = await state();
+    let now: string | undefined;
+    while (now !== 'Shutdown') now = await state(socket);
     await api(socket, 'PUT', 'vm.boot');
-    while ((await state()) !== 'Shutdown');
+    while ((await state(socket)) !== 'Shutdown');
     await api(socket, 'PUT', 'vmm.shutdown');
     expect(await vm.status).toBe(0);
     expect(vm.output.stderr).toBe('');
   });
 });
 
-async function api(socketPath: string, method: 'GET' | 'PUT', endpoint: string): Promise<string> {
-  const asked = request({ socketPath, method, path: `/api/v1/${endpoint}`, agent: false });
+async function ask(socketPath: string, method: 'GET' | 'PUT', path: string) {
+  const asked = request({ socketPath, method, path, agent: false });
   asked.end();
-  const [response] = (await once(asked, 'response')) as [AsyncIterable<Buffer>];
+  const [response] = (await once(asked, 'response')) as [IncomingMessage];
   let body = '';
-  for await (const piece of response) body += piece.toString();
-  return body;
+  for await (const piece of response as AsyncIterable<Buffer>) body += piece.toString();
+  return { type: response.headers['content-type'], body };
+}
+
+async function api(socketPath: string, method: 'GET' | 'PUT', endpoint: string): Promise<string> {
+  return (await ask(socketPath, method, `/api/v1/${endpoint}`)).body;
+}
+
+async function state(socketPath: string): Promise<string | undefined> {
+  return (JSON.parse(await api(socketPath, 'GET', 'vm.info')) as { state?: string }).state;
 }
