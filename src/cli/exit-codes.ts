@@ -6,6 +6,8 @@ export const EXIT_USAGE = 2;
 export const EXIT_KVM = 3;
 export const EXIT_CRASH = 4;
 export const EXIT_PANIC = 5;
+export const EXIT_TEST_FAILED = 6;
+export const EXIT_TEST_TIMED_OUT = 7;
 
 /** The shell's convention for a program that a signal ended: 128 and the signal's number. */
 export const SIGNAL_EXITS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
@@ -20,6 +22,8 @@ export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] =
   [EXIT_KVM, 'KVM cannot be used: no /dev/kvm, no permission, something missing in it'],
   [EXIT_CRASH, 'the guest crashed: triple fault, or an instruction that KVM cannot run'],
   [EXIT_PANIC, 'the guest panicked and said so through pvpanic, then the VM ended'],
+  [EXIT_TEST_FAILED, 'a boot test failed: an expectation was not met'],
+  [EXIT_TEST_TIMED_OUT, 'a boot test took too long, and none went wrong otherwise'],
   [SIGNAL_EXITS.SIGHUP, 'ended by SIGHUP: the terminal was closed'],
   [SIGNAL_EXITS.SIGINT, 'interrupted: Ctrl-C or SIGINT'],
   [SIGNAL_EXITS.SIGTERM, 'ended by SIGTERM'],

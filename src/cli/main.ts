@@ -56,6 +56,7 @@ async function main(args: readonly string[]): Promise<number> {
       print(process.stdout, stdout);
       return status;
     }
+    if (command.action === 'test') return await bootTests(command.args);
     if (command.action !== 'run') {
       const { helpText, versionText } = await import('./help.js');
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
@@ -101,6 +102,34 @@ async function main(args: readonly string[]): Promise<number> {
     reportError(error, verbose);
     return exitCodeFor(error);
   }
+}
+
+async function bootTests(args: readonly string[]): Promise<number> {
+  const { parseTestCommand, testHelp } = await import('./test-options.js');
+  const command = parseTestCommand(args);
+  if (command === 'help') {
+    print(process.stdout, testHelp());
+    return 0;
+  }
+  const { runBootTests } = await import('./boot-tests.js');
+  return runBootTests(command, {
+    host: host(),
+    stderr: {
+      isTTY: process.stderr.isTTY,
+      get columns() {
+        return process.stderr.columns;
+      },
+      write: (text) => {
+        print(process.stderr, text);
+      },
+    },
+    print: (text) => {
+      print(process.stdout, text);
+    },
+    onStop: (stop) => {
+      stopVm = stop;
+    },
+  });
 }
 
 interface MakeOptions {

@@ -93,6 +93,8 @@ export type Command =
   | { readonly action: 'help' | 'version' }
   /** Its arguments are for src/cli/ctl to read. */
   | { readonly action: 'ctl'; readonly args: readonly string[] }
+  /** Boot tests, which have a command line of their own (test-options.ts). */
+  | { readonly action: 'test'; readonly args: readonly string[] }
   | { readonly action: 'subcommand'; readonly name: SubcommandName; readonly args: readonly string[] }
   | {
       readonly action: 'run';
@@ -144,6 +146,12 @@ export const CTL: Subcommand = {
   help: 'Control a running VM through its API socket; tsvmm ctl --help lists the commands',
 };
 
+/** `tsvmm test` as help shows it. */
+export const TEST: Subcommand = {
+  args: ['[options]', 'SPEC...'],
+  help: 'Run the boot tests that the specs describe; tsvmm test --help lists the options',
+};
+
 export type SubcommandName = keyof typeof SUBCOMMANDS;
 
 const VM_FLAGS: readonly string[] = VM_OPTIONS.filter(({ takesValue }) => !takesValue).map(({ name }) => name);
@@ -161,6 +169,7 @@ const NAMES: readonly string[] = [
 /** Reads the command line (without node and script); throws ConfigError. */
 export function parseCommandLine(args: readonly string[]): Command {
   if (args.at(0) === 'ctl') return { action: 'ctl', args: args.slice(1) };
+  if (args.at(0) === 'test') return { action: 'test', args: args.slice(1) };
   const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
     narg: Object.fromEntries(VALUED.map((name) => [name, 1])),

@@ -1,0 +1,172 @@
+// A spec of boot tests as it is written: the shape of the file, and nothing of what it leads to. Main thread.
+//
+// docs/boot-tests.md is its description for users. What is not in the schema is refused, with its place in the file.
+
+import { basename, dirname, extname, resolve } from 'node:path';
+import { z } from 'zod';
+import { ConfigError, type ConfigErrorCode } from '../config/config-error.js';
+import { readDataFile } from '../config/config-file.js';
+import type { FieldNames } from '../config/rules/rule.js';
+import { shapeError } from '../config/shape-error.js';
+import { withoutAbsent } from '../config/without-absent.js';
+import { parseDuration, parsePattern } from './values.js';
+
+const duration = z.union([z.number(), z.string()]).transform((value, context) => {
+  const milliseconds = parseDuration(value);
+  if (milliseconds !== undefined) return milliseconds;
+  context.addIssue(`${JSON.stringify(value)} is not a time such as 90, 90s, 2m or 500ms, of a day at most`);
+  return z.NEVER;
+});
+
+const pattern = z.string().transform((text, context) => {
+  const parsed = parsePattern(text);
+  if (parsed !== undefined) return parsed;
+  const what = text === '' ? 'an empty text is found everywhere' : `${text} is not a regular expression`;
+  context.addIssue(what);
+  return z.NEVER;
+});
+
+const port = z
+  .number()
+  .refine((value) => Number.isInteger(value) && value >= 0 && value < 0xffff_ffff, 'not a vsock port, 0 to 4294967294');
+
+const vsockStep = z.strictObject({ port, send: z.string().exactOptional(), expect: pattern.exactOptional() });
+
+/** How a VM may be expected to end. */
+const exitReason = z.enum(['shutdown', 'reset', 'panic', 'crash']);
+
+const ACTIONS = ['expect', 'send', 'vsock', 'powerButton', 'exit'] as const;
+
+const step = z
+  .strictObject({
+    expect: pattern.exactOptional(),
+    send: z.string().exactOptional(),
+    vsock: vsockStep.exactOptional(),
+    powerButton: z.literal(true).exactOptional(),
+    exit: exitReason.exactOptional(),
+    timeout: duration.exactOptional(),
+  })
+  .check(({ value, issues }) => {
+    const given = ACTIONS.filter((action) => action in value);
+    if (given.length === 1) return;
+    const found = given.length === 0 ? 'it says nothing' : `it says ${given.join(' and ')}`;
+    issues.push({ code: 'custom', input: value, message: `a step is one of ${ACTIONS.join(', ')}, and ${found}` });
+  });
+
+const steps = z
+  .array(step)
+  .min(1, 'no steps')
+  .check(({ value, issues }) => {
+    const early = value.slice(0, -1).findIndex(({ exit }) => exit !== undefined);
+    if (early < 0) return;
+    issues.push({ code: 'custom', input: value, path: [early], message: 'nothing can follow the end of the VM' });
+  });
+
+const test = z.strictObject({ name: z.string().min(1, 'empty'), timeout: duration.exactOptional(), steps });
+
+/** A kernel of the matrix; its path alone stands for it, too. */
+interface KernelEntry {
+  readonly name?: string;
+  readonly kernel: string;
+  readonly initramfs?: string;
+}
+
+/** A command line of the matrix; its text alone stands for it, too. */
+interface CmdlineEntry {
+  readonly name?: string;
+  readonly cmdline: string;
+}
+
+const kernel = z.union([
+  z.string().transform((path): KernelEntry => ({ kernel: path })),
+  z.strictObject({ name: z.string().exactOptional(), kernel: z.string(), initramfs: z.string().exactOptional() }),
+]);
+
+const cmdline = z.union([
+  z.string().transform((text): CmdlineEntry => ({ cmdline: text })),
+  z.strictObject({ name: z.string().exactOptional(), cmdline: z.string() }),
+]);
+
+const matrix = z.strictObject({
+  kernels: z.array(kernel).min(1, 'empty').exactOptional(),
+  cmdlines: z.array(cmdline).min(1, 'empty').exactOptional(),
+  cpus: z.array(z.number()).min(1, 'empty').exactOptional(),
+});
+
+const spec = z
+  .strictObject({
+    name: z.string().min(1, 'empty').exactOptional(),
+    /** A part of VmConfig: the schema of that judges it, for each machine of the matrix. */
+    machine: z.record(z.string(), z.unknown()).exactOptional(),
+    matrix: matrix.exactOptional(),
+    timeouts: z.strictObject({ step: duration.exactOptional(), test: duration.exactOptional() }).exactOptional(),
+    allow: z.array(pattern).exactOptional(),
+    steps: steps.exactOptional(),
+    tests: z.array(test).min(1, 'empty').exactOptional(),
+  })
+  .check(({ value, issues }) => {
+    const names = (value.tests ?? []).map(({ name }) => name);
+    const twice = names.find((name, index) => names.indexOf(name) !== index);
+    if (twice !== undefined) {
+      const message = `there are two tests with the name ${JSON.stringify(twice)}`;
+      issues.push({ code: 'custom', input: value, path: ['tests'], message });
+    }
+    if ((value.steps === undefined) === (value.tests === undefined)) {
+      const message = 'a spec has either steps, or tests that have steps';
+      issues.push({ code: 'custom', input: value, message });
+    }
+  });
+
+export type Step = z.output<typeof step>;
+export type VsockStep = z.output<typeof vsockStep>;
+export type ExitReason = z.output<typeof exitReason>;
+
+/** A spec as the schema leaves it, with where it is from. */
+export interface Spec extends z.output<typeof spec> {
+  readonly name: string;
+  readonly file: string;
+  /** What paths in it are relative to. */
+  readonly folder: string;
+}
+
+/** Reads a spec. Throws ConfigError. */
+export async function readSpec(file: string): Promise<Spec> {
+  const input = withoutAbsent(await readDataFile(file, file));
+  const result = spec.safeParse(input, { reportInput: true });
+  if (!result.success) throw shapeError(input, flattened(result.error), spec, fieldsOf(file));
+  const { name = basename(file, extname(file)) } = result.data;
+  return { ...result.data, name, file, folder: dirname(resolve(file)) };
+}
+
+/** Fields of a spec by their place in the file. */
+export function fieldsOf(file: string): FieldNames {
+  return (field) => ({ option: file, key: field, label: `${file}: ${field === 'config' ? 'the spec' : field}` });
+}
+
+export function specError(
+  file: string,
+  field: string,
+  value: unknown,
+  complaint: { readonly code: ConfigErrorCode; readonly problem: string; readonly mend: string },
+): ConfigError {
+  return new ConfigError({ ...fieldsOf(file)(field), value }, complaint);
+}
+
+/** Of alternatives, the complaint about the one that was meant: the one that got furthest. */
+function flattened(error: z.ZodError): z.ZodError {
+  const issue = error.issues.at(0);
+  if (issue?.code !== 'invalid_union') return error;
+  const alternatives = issue.errors
+    .map((issues) => issues.find(({ code }) => code === 'unrecognized_keys') ?? issues.at(0))
+    .filter((inner) => inner !== undefined)
+    .map((inner) => ({ ...inner, path: [...issue.path, ...inner.path] }));
+  const furthest = alternatives.reduce<(typeof alternatives)[number] | undefined>(
+    (best, inner) => (best === undefined || rank(inner) > rank(best) ? inner : best),
+    undefined,
+  );
+  return furthest === undefined ? error : new z.ZodError([furthest]);
+}
+
+function rank({ code, path }: { readonly code?: string | undefined; readonly path: readonly PropertyKey[] }): number {
+  return path.length + (code === 'unrecognized_keys' ? 1 : 0);
+}
