@@ -18,9 +18,13 @@ export function guestMappings(): number {
 }
 
 /** Waits until `condition` holds; fails after `limitMs`, saying `what` did not come true. */
-export async function eventually(what: string, condition: () => boolean, limitMs = 10_000): Promise<void> {
+export async function eventually(
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  limitMs = 10_000,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
-  while (!condition()) {
+  while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`${what}: not within ${limitMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

@@ -3,8 +3,18 @@
 // Every file is written under a temporary name and synchronised before it takes its own; state.json, without which the
 // folder is no snapshot, is removed first and takes its name last.
 
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { VmConfig } from '../../config/vm-config.js';
 import type { MemoryMap } from '../../platform/guest-memory.js';
 import type { Fd } from '../../platform/units.js';
@@ -36,7 +46,7 @@ export function refuseUnsavable({ pmem = [] }: VmConfig): void {
 /** Makes the folder if it is not there. Rejects with VmError SNAPSHOT. Returns how many bytes of memory were written. */
 export async function writeSnapshot(directory: string, source: SnapshotSource): Promise<number> {
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeFolder(directory);
     return await writeInto(directory, source);
   } catch (error) {
     for (const name of [CONFIG_FILE, MEMORY_FILE, STATE_FILE]) rmSync(temporary(directory, name), { force: true });
@@ -48,6 +58,13 @@ export async function writeSnapshot(directory: string, source: SnapshotSource): 
       error,
     );
   }
+}
+
+/** With its parents. Node's own recursive mkdir never returns where a file system refuses new folders by ENOENT, as /proc does. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  if (!existsSync(dirname(path))) makeFolder(dirname(path));
+  mkdirSync(path, { mode: 0o700 });
 }
 
 async function writeInto(directory: string, { config, memory, state }: SnapshotSource): Promise<number> {

@@ -1,6 +1,5 @@
 // The command as a user runs it: a process of its own, its terminal, its signals, its exit status, what it leaves behind.
 
-import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,117 +8,27 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { errorCode } from '../../../src/config/error-code.js';
+import { Command, endCommands } from '../../support/command.js';
 import { describeKvm } from '../../support/kvm.js';
 import { testConfig, withVm } from '../../support/vms.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
 
 const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
-const OUTPUT_LIMIT_MS = 20_000;
 
 /** The guest's prompt, after the whole banner. */
 const PROMPT = /tsvmm guest [^]*> $/;
 
 let directory = '';
 let socket = '';
-const running = new Set<Command>();
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'tsvmm-command-'));
   socket = join(directory, 'ch.vsock');
 });
 afterEach(async () => {
-  for (const command of running) command.killGroup();
-  await Promise.all([...running].map(({ status }) => status));
+  await endCommands();
   rmSync(directory, { recursive: true });
 });
-
-/** A program run as a shell runs it, in a process group of its own, and what it has printed so far. */
-class Command {
-  readonly output = { stdout: '', stderr: '' };
-  /** The exit status, or the name of the signal that ended it, once all its output has come. */
-  readonly status: Promise<number | string | null>;
-  private readonly child: ChildProcessWithoutNullStreams;
-  private wakeUps: (() => void)[] = [];
-
-  constructor(program: string, args: readonly string[]) {
-    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
-    this.child = child;
-    // It may end before it has read everything.
-    child.stdin.on('error', () => undefined);
-    for (const name of ['stdout', 'stderr'] as const) {
-      child[name].on('data', (bytes: Buffer) => {
-        this.output[name] += bytes.toString('latin1');
-        this.wake();
-      });
-    }
-    running.add(this);
-    this.status = (async () => {
-      const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
-      running.delete(this);
-      this.wake();
-      return code ?? signal;
-    })();
-  }
-
-  get pid(): number {
-    return this.child.pid ?? Number.NaN;
-  }
-
-  /** Resolves when `pattern` is found in what was printed to `stream`; fails when that can no longer happen. */
-  async waitFor(stream: 'stdout' | 'stderr', pattern: RegExp): Promise<void> {
-    const deadline = performance.now() + OUTPUT_LIMIT_MS;
-    while (!pattern.test(this.output[stream])) {
-      const left = deadline - performance.now();
-      if (left <= 0 || !running.has(this)) {
-        throw new Error(`no ${String(pattern)} in ${stream} of ${JSON.stringify(this.output)}`);
-      }
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left);
-        this.wakeUps.push(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
-    }
-  }
-
-  type(text: string): void {
-    this.child.stdin.write(text);
-  }
-
-  endInput(): void {
-    this.child.stdin.end();
-  }
-
-  /** What `| head` does: nobody reads what comes from here on. */
-  closeStdout(): void {
-    this.child.stdout.destroy();
-  }
-
-  kill(signal: NodeJS.Signals): void {
-    this.child.kill(signal);
-  }
-
-  killGroup(): void {
-    if (this.hasGroup()) process.kill(-this.pid, 'SIGKILL');
-  }
-
-  /** Whether a process that this one started, or itself, is still there. */
-  hasGroup(): boolean {
-    try {
-      process.kill(-this.pid, 0);
-      return true;
-    } catch (error) {
-      if (errorCode(error) === 'ESRCH') return false;
-      throw error;
-    }
-  }
-
-  private wake(): void {
-    for (const wakeUp of this.wakeUps.splice(0)) wakeUp();
-  }
-}
 
 function tsvmm(...args: string[]): Command {
   return new Command(process.execPath, [MAIN, ...args]);
