@@ -2,6 +2,7 @@
 
 import { DEFAULT_VM_CONFIG, type VmConfig } from '../../src/config/vm-config.js';
 import type { Counters, MonitoredVm, VmFactory } from '../../src/api/monitor.js';
+import type { MetricFamily } from '../../src/vmm/metrics/family.js';
 import type { SnapshotOverrides } from '../../src/vmm/snapshot/overrides.js';
 import type { VmExit } from '../../src/vmm/vm.js';
 
@@ -47,6 +48,10 @@ export class FakeVm implements MonitoredVm {
 
   counters(): Counters {
     return { _balloon: { actualBytes: 4096, targetBytes: 8192 }, _vsock: { rxBytes: 3 } };
+  }
+
+  metrics(): Promise<MetricFamily[]> {
+    return Promise.resolve([]);
   }
 
   private async called(name: string, argument = ''): Promise<void> {
