@@ -20,6 +20,13 @@ export type {
   VmConfigInput,
   VsockConfig,
 } from './config/vm-config.js';
+export { GUEST_AGENT } from './agent/binary.js';
+export type { CopyOptions, CopyOutOptions, CopyProgress } from './agent/copy.js';
+export { AgentError, type AgentErrorCode } from './agent/errors.js';
+export type { GuestAgent, RequestOptions } from './agent/guest-agent.js';
+export type { GuestMetrics } from './agent/metrics.js';
+export type { ExecExit, ExecOptions, GuestProcess, RunOptions, RunResult, TerminalSize } from './agent/program.js';
+export type { PublishedPort, PublishOptions } from './agent/publish.js';
 export { BootError } from './boot/errors.js';
 export { VmError, type VmErrorCode } from './vmm/errors.js';
 export {

@@ -13,12 +13,13 @@ const ALLOWED: Record<string, readonly string[]> = {
   boot: ['platform'],
   devices: ['platform'],
   vsock: ['platform', 'devices'],
-  vmm: ['platform', 'config', 'boot', 'devices', 'vsock'],
+  agent: ['platform', 'vsock'],
+  vmm: ['platform', 'config', 'boot', 'devices', 'vsock', 'agent'],
   api: ['platform', 'config', 'vmm'],
   boottest: ['platform', 'config', 'vmm', 'vsock'],
   cli: ['platform', 'config', 'boot', 'vmm', 'boottest', 'api'],
   // src/index.ts, the library's public face.
-  '.': ['config', 'boot', 'vmm', 'vsock', 'platform'],
+  '.': ['config', 'boot', 'vmm', 'vsock', 'agent', 'platform'],
 };
 
 interface Import {

@@ -9,6 +9,7 @@ import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
 import { formatBytes, PAGE_SIZE } from '../platform/units.js';
 import { createCounterMemory } from '../vsock/counters.js';
+import { GuestAgent } from '../agent/guest-agent.js';
 import { BALLOON_ID } from './attach/balloon.js';
 import type { VmConsole } from './consoles/guest-console.js';
 import { planIoThreads } from './device-plan.js';
@@ -26,7 +27,7 @@ import type { SavedState } from './snapshot/format.js';
 import type { OpenSnapshot } from './snapshot/read.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
-import { VmVsock, vsockOrThrow } from './vm-vsock.js';
+import { VmVsock, vsockOrThrow, vsockTransport } from './vm-vsock.js';
 import type { VcpuThread } from './worker-pool.js';
 import type { LogLevel } from './worker-protocol.js';
 
@@ -122,6 +123,7 @@ export class Vm {
   /** Whether the guest has said, since it last booted, that its kernel panicked. */
   private panicked = false;
   private vmVsock: VmVsock | undefined;
+  private guestAgent: GuestAgent | undefined;
   private state: 'created' | 'running' | 'paused' | 'ending' = 'created';
   /** Settles when the last change of state that was asked for is through. */
   private lastChange: Promise<void> = Promise.resolve();
@@ -217,6 +219,14 @@ export class Vm {
   /** Streams to and from the guest. Throws VsockError NO_DEVICE when the configuration has no vsock. */
   get vsock(): VmVsock {
     return vsockOrThrow(this.vmVsock);
+  }
+
+  /**
+   * The agent in the guest. Its first use takes port 7351 of this VM for the agent's calls. Throws VsockError NO_DEVICE, or
+   * PORT_IN_USE when the program listens there itself.
+   */
+  get agent(): GuestAgent {
+    return (this.guestAgent ??= new GuestAgent(vsockTransport(this.vsock, this.exited)));
   }
 
   /** The balloon. Throws Error when the configuration has none. */

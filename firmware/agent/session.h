@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One connection of the host, which has a process of its own: whatever goes wrong in it ends nothing else.
+
+#ifndef AGENT_SESSION_H
+#define AGENT_SESSION_H
+
+#include "protocol.h"
+#include "system.h"
+
+// A frame as it was received. The payload is followed by a NUL that is not part of it.
+struct frame {
+    u32 type;
+    u32 length;
+    u8 *payload;
+};
+
+enum received {
+    RECEIVED_FRAME,
+    // Not all of it is there yet; only with MSG_DONTWAIT.
+    RECEIVED_PART,
+    // The host has gone.
+    RECEIVED_END,
+};
+
+extern int connection;
+// What a kind of session has to put right when it fails or the host has gone. It may end the process itself.
+extern void (*clean_up)(void);
+
+// Closes everything but the connection: when the host has heard how it ended, a file system can be unmounted.
+void close_files(void);
+
+_Noreturn void serve(int fd, char **environment);
+
+// Takes the next frame. `flags`: 0 or MSG_DONTWAIT.
+enum received receive(struct frame *frame, int flags);
+// The same, waiting; a host that has gone ends the session.
+void receive_or_exit(struct frame *frame);
+
+// Where the payload of the next frame to send is put together: FRAME_MAX bytes.
+u8 *outgoing(void);
+// Sends it, waiting. False when the host has gone.
+bool send_outgoing(u32 type, u32 length);
+// The whole frame in `outgoing`'s buffer, header included, for those who send it by themselves; its size.
+u32 seal_outgoing(u32 type, u32 length, const u8 **bytes);
+
+// Reports and ends the session: waits until the host has seen it, that is, until it hangs up.
+_Noreturn void fail(u32 code, long error, const char *text);
+_Noreturn void fail_protocol(const char *text);
+// Ends the session in order.
+_Noreturn void finish_session(void);
+
+// The payload as text. Fails the session when it has a NUL in it, or is empty.
+char *payload_text(struct frame *frame, u32 offset);
+
+void run_program(struct frame *frame, char **environment);
+void receive_tree(struct frame *request);
+void send_tree(struct frame *request);
+void send_metrics(void);
+void forward(struct frame *request);
+
+#endif

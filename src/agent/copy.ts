@@ -1,0 +1,81 @@
+// Files and folders to and from the guest: what copying in and out have in common. Main thread.
+
+import { constants } from 'node:os';
+import { basename, dirname, resolve } from 'node:path';
+import { AgentError, type AgentErrorCode } from './errors.js';
+
+export interface CopyProgress {
+  /** Bytes of files so far. */
+  readonly bytes: number;
+  /** Entries that are done: files, folders and symbolic links. */
+  readonly entries: number;
+}
+
+export interface CopyOptions {
+  /** Breaks the copy off with ABORTED; nothing of it stays. */
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: CopyProgress) => void;
+}
+
+export interface CopyOutOptions extends CopyOptions {
+  /** Bytes of files beyond which the copy fails with TOO_LARGE, for guests that are not trusted. No limit unless given. */
+  readonly maxBytes?: number;
+}
+
+/** Folders within folders: as many as the agent takes. */
+export const DEPTH_MAX = 128;
+/** One DATA frame. */
+export const CHUNK = 131_072;
+
+const { ENOSPC, EDQUOT, ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR } = constants.errno;
+const CODES: Readonly<Record<number, AgentErrorCode>> = {
+  [ENOSPC]: 'DISK_FULL',
+  [EDQUOT]: 'DISK_FULL',
+  [ENOENT]: 'PATH_NOT_FOUND',
+  [EEXIST]: 'EXISTS',
+  [ENOTEMPTY]: 'EXISTS',
+  [EISDIR]: 'EXISTS',
+  [ENOTDIR]: 'EXISTS',
+};
+
+/** A failure of this process's file system, about the copy to or from `path`. */
+export function hostError(error: unknown, path: string): unknown {
+  if (error instanceof AgentError || typeof error !== 'object' || error === null) return error;
+  // By its shape: Node's own errors may be of another realm.
+  if (!('errno' in error) || typeof error.errno !== 'number' || !('message' in error)) return error;
+  const errno = -error.errno;
+  const code = CODES[errno] ?? 'IO';
+  return new AgentError(code, `${path} on the host: ${String(error.message)}`, { side: 'host', errno, cause: error });
+}
+
+/** Counts for `onProgress`. */
+export class ProgressCounter {
+  private bytes = 0;
+  private entries = 0;
+  private readonly tell: ((progress: CopyProgress) => void) | undefined;
+
+  constructor(tell: ((progress: CopyProgress) => void) | undefined) {
+    this.tell = tell;
+  }
+
+  addBytes(count: number): number {
+    this.bytes += count;
+    this.tell?.({ bytes: this.bytes, entries: this.entries });
+    return this.bytes;
+  }
+
+  addEntry(): void {
+    this.entries += 1;
+    this.tell?.({ bytes: this.bytes, entries: this.entries });
+  }
+}
+
+/** A path's folder and last name. Throws AgentError EXISTS for one that has none, such as `/`. */
+export function splitPath(path: string): { readonly folder: string; readonly name: string } {
+  const whole = resolve(path);
+  const name = basename(whole);
+  if (path === '' || name === '') {
+    throw new AgentError('EXISTS', `${JSON.stringify(path)} names nothing that a copy could become`, { side: 'host' });
+  }
+  return { folder: dirname(whole), name };
+}

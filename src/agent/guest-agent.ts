@@ -1,0 +1,212 @@
+// The agent in the guest, as the library shows it: `vm.agent`. Main thread.
+//
+// Loads little: what a request needs comes with the first of its kind.
+
+import type { Duplex } from 'node:stream';
+import type { CopyOptions, CopyOutOptions } from './copy.js';
+import { AgentError } from './errors.js';
+import type { GuestMetrics } from './metrics.js';
+import type { ExecOptions, GuestProcess, RunOptions, RunResult } from './program.js';
+import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, FRAME } from './protocol.js';
+import type { PublishedPort, PublishOptions } from './publish.js';
+import { AgentSession } from './session.js';
+import type { AgentTransport } from './transport.js';
+
+export interface AgentPorts {
+  /** Where the agent listens: its `--port`. */
+  readonly port?: number;
+  /** Where it calls the host: its `--ready-port`. */
+  readonly readyPort?: number;
+}
+
+export interface RequestOptions {
+  /** Milliseconds. */
+  readonly timeout?: number;
+  readonly signal?: AbortSignal;
+}
+
+interface Waiter {
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class GuestAgent {
+  private readonly transport: AgentTransport;
+  private readonly port: number;
+  /** The agent's calls that have not ended: as long as there is one, it is up. */
+  private readonly calls = new Set<Duplex>();
+  private readonly waiters = new Set<Waiter>();
+  private readonly published = new Set<PublishedPort>();
+  private ended = false;
+
+  /** Not for users: a VM makes its own. */
+  constructor(transport: AgentTransport, ports: AgentPorts = {}) {
+    this.transport = transport;
+    this.port = ports.port ?? DEFAULT_AGENT_PORT;
+    transport.listen(ports.readyPort ?? DEFAULT_READY_PORT, (call) => {
+      this.takeCall(call);
+    });
+    void transport.ended.finally(() => {
+      this.end();
+    });
+  }
+
+  /**
+   * Settles when the agent answers. It calls the host for that, so nothing is asked again and again. Rejects with AgentError
+   * TIMEOUT, ABORTED, or GUEST_GONE when the VM ends first.
+   */
+  async waitReady({ timeout, signal }: RequestOptions = {}): Promise<void> {
+    const stops = [
+      ...(signal === undefined ? [] : [signal]),
+      ...(timeout === undefined ? [] : [AbortSignal.timeout(timeout)]),
+    ];
+    const stop = AbortSignal.any(stops);
+    // An agent that called before anybody listened for it is found like this.
+    const called = this.nextCall(stop);
+    called.catch(() => undefined);
+    if (this.calls.size === 0 && !this.ended && !stop.aborted) {
+      const attempt = new AbortController();
+      const answered = this.ping({ signal: AbortSignal.any([stop, attempt.signal]) }).catch(async (error: unknown) => {
+        const missing = error instanceof AgentError && (error.code === 'AGENT_MISSING' || error.code === 'GUEST_GONE');
+        if (missing || attempt.signal.aborted || stop.aborted) await called;
+        else throw error;
+      });
+      try {
+        await Promise.race([called, answered]);
+        return;
+      } catch (error) {
+        if (!hasFired(stop)) throw error;
+      } finally {
+        attempt.abort();
+      }
+    }
+    try {
+      await called;
+    } catch (error) {
+      if (signal?.aborted === true) throw new AgentError('ABORTED', 'the wait was aborted', { cause: signal.reason });
+      if (stop.aborted) throw new AgentError('TIMEOUT', `no agent has called from the guest within ${timeout ?? 0} ms`);
+      throw error;
+    }
+  }
+
+  /** A round trip to the agent, in milliseconds. Rejects with AgentError. */
+  async ping(options: RequestOptions = {}): Promise<number> {
+    const session = await AgentSession.open(this.transport, this.port, options);
+    try {
+      const begin = performance.now();
+      session.send(FRAME.PING);
+      await session.expect(FRAME.PONG);
+      return performance.now() - begin;
+    } finally {
+      session.destroy();
+    }
+  }
+
+  /**
+   * Starts a program, without a shell. `result` of what is returned says how it ended. Rejects with AgentError when it does
+   * not start, such as PROGRAM_NOT_FOUND.
+   */
+  async exec(argv: readonly string[], options: ExecOptions = {}): Promise<GuestProcess> {
+    const { GuestProcess } = await import('./program.js');
+    return GuestProcess.start(this.transport, this.port, argv, options);
+  }
+
+  /** Runs a program to its end and returns what it wrote. Rejects with AgentError. */
+  async run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+    const { runProgram } = await import('./program.js');
+    return runProgram(this.transport, this.port, argv, options);
+  }
+
+  /**
+   * Copies a file, folder or symbolic link of the host to the final name `guestPath`. A file replaces a file; a folder only
+   * an empty folder. Nothing appears under that name before all of it is there. Rejects with AgentError.
+   */
+  async copyIn(hostPath: string, guestPath: string, options: CopyOptions = {}): Promise<void> {
+    const { copyIn } = await import('./copy-in.js');
+    await copyIn(this.transport, this.port, [hostPath, guestPath], options);
+  }
+
+  /** Copies a file, folder or symbolic link of the guest to the final name `hostPath`, by the rules of `copyIn`. */
+  async copyOut(guestPath: string, hostPath: string, options: CopyOutOptions = {}): Promise<void> {
+    const { copyOut } = await import('./copy-out.js');
+    await copyOut(this.transport, this.port, [guestPath, hostPath], options);
+  }
+
+  /** The guest's load. Rejects with AgentError. */
+  async metrics(options: RequestOptions = {}): Promise<GuestMetrics> {
+    const { readMetrics } = await import('./metrics.js');
+    return readMetrics(this.transport, this.port, options);
+  }
+
+  /** Leads a TCP port of the host to one of the guest, until it is closed or the VM ends. Rejects with AgentError HOST_PORT. */
+  async publish(options: PublishOptions): Promise<PublishedPort> {
+    const { publishPort } = await import('./publish.js');
+    const published = await publishPort(this.transport, this.port, options);
+    if (this.hasEnded()) {
+      await published.close();
+      throw gone();
+    }
+    this.published.add(published);
+    return published;
+  }
+
+  /** Settles at once when the agent's call is there, or with its next one. */
+  private nextCall(stop: AbortSignal): Promise<void> {
+    if (this.ended) return Promise.reject(gone());
+    if (this.calls.size > 0) return Promise.resolve();
+    return new Promise<void>((resolve, reject) => {
+      const onStop = (): void => {
+        waiter.reject(new AgentError('ABORTED', 'the wait was aborted'));
+      };
+      const leave = (): void => {
+        this.waiters.delete(waiter);
+        stop.removeEventListener('abort', onStop);
+      };
+      const waiter: Waiter = {
+        resolve: () => {
+          leave();
+          resolve();
+        },
+        reject: (error) => {
+          leave();
+          reject(error);
+        },
+      };
+      this.waiters.add(waiter);
+      if (stop.aborted) onStop();
+      else stop.addEventListener('abort', onStop);
+    });
+  }
+
+  /** What the call says is not looked at: whoever is asked for something greets first. */
+  private takeCall(call: Duplex): void {
+    this.calls.add(call);
+    call.on('error', () => undefined);
+    call.on('close', () => this.calls.delete(call));
+    call.on('end', () => call.destroy());
+    call.resume();
+    for (const waiter of [...this.waiters]) waiter.resolve();
+  }
+
+  /** A method, since it changes while one waits. */
+  private hasEnded(): boolean {
+    return this.ended;
+  }
+
+  private end(): void {
+    this.ended = true;
+    for (const waiter of [...this.waiters]) waiter.reject(gone());
+    for (const call of this.calls) call.destroy();
+    for (const published of this.published) void published.close();
+    this.published.clear();
+  }
+}
+
+/** A function, since it changes while one waits. */
+function hasFired(signal: AbortSignal): boolean {
+  return signal.aborted;
+}
+
+function gone(): AgentError {
+  return new AgentError('GUEST_GONE', 'the VM has ended');
+}

@@ -1,0 +1,141 @@
+// The guest agent on this machine, reached over Unix sockets instead of vsock: everything but the transport is what runs in a
+// guest.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync, watch } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { GUEST_AGENT } from '../../src/agent/binary.js';
+import { GuestAgent } from '../../src/agent/guest-agent.js';
+import type { AgentTransport } from '../../src/agent/transport.js';
+import { VsockError } from '../../src/vsock/in-process/errors.js';
+
+/** Streams to Unix sockets, with the errors of vsock. */
+export class UnixTransport implements AgentTransport {
+  readonly ended: Promise<void>;
+  private readonly agentPath: string;
+  private readonly readyPath: string;
+  private readonly streams = new Set<Duplex>();
+  private server: Server | undefined;
+  private end: (() => void) | undefined;
+
+  constructor(agentPath: string, readyPath: string) {
+    this.agentPath = agentPath;
+    this.readyPath = readyPath;
+    this.ended = new Promise((resolve) => {
+      this.end = resolve;
+    });
+  }
+
+  async connect(port: number): Promise<Socket> {
+    const socket = connect({ path: this.agentPath, allowHalfOpen: true });
+    try {
+      await once(socket, 'connect');
+    } catch (error) {
+      throw new VsockError('REFUSED', port, { cause: error });
+    }
+    this.keep(socket);
+    return socket;
+  }
+
+  listen(_port: number, onConnection: (stream: Duplex) => void): void {
+    this.server = createServer((socket) => {
+      this.keep(socket);
+      onConnection(socket);
+    });
+    this.server.listen(this.readyPath);
+  }
+
+  /** Settles when the agent's calls are heard. */
+  async listening(): Promise<void> {
+    if (this.server?.listening === false) await once(this.server, 'listening');
+  }
+
+  /** Ends every connection. */
+  hangUp(): void {
+    for (const stream of this.streams) stream.destroy();
+  }
+
+  /** The next call of the agent. */
+  nextCall(): Promise<unknown[]> {
+    return this.server === undefined ? Promise.resolve([]) : once(this.server, 'connection');
+  }
+
+  /** As when the VM ends. */
+  close(): void {
+    this.hangUp();
+    this.server?.close();
+    this.end?.();
+  }
+
+  private keep(stream: Socket): void {
+    this.streams.add(stream);
+    stream.on('close', () => this.streams.delete(stream));
+  }
+}
+
+/** An agent that runs, and the library's half of it. */
+export class LocalAgent {
+  /** For the test's files; removed with the agent. */
+  readonly directory = mkdtempSync(join(tmpdir(), 'tsvmm-agent-'));
+  readonly socketPath = join(this.directory, 'agent.sock');
+  readonly transport = new UnixTransport(this.socketPath, join(this.directory, 'ready.sock'));
+  readonly agent = new GuestAgent(this.transport);
+  private child: ChildProcess | undefined;
+
+  /** Starts the agent; returns when its socket is there. */
+  static async start(): Promise<LocalAgent> {
+    const local = new LocalAgent();
+    await local.transport.listening();
+    await local.spawnAgent();
+    return local;
+  }
+
+  /** Without an agent as yet. */
+  static async prepare(): Promise<LocalAgent> {
+    const local = new LocalAgent();
+    await local.transport.listening();
+    return local;
+  }
+
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  async spawnAgent(): Promise<void> {
+    const watcher = watch(this.directory);
+    const options = ['--unix', this.socketPath, '--ready-unix', join(this.directory, 'ready.sock')];
+    const child = spawn(GUEST_AGENT, options, { stdio: ['ignore', 'inherit', 'inherit'], cwd: '/' });
+    this.child = child;
+    try {
+      while (!existsSync(this.socketPath)) await Promise.race([once(watcher, 'change'), failed(child)]);
+      await this.agent.waitReady({ timeout: 20_000 });
+    } finally {
+      watcher.close();
+    }
+  }
+
+  /** The agent is gone, as by a guest's out-of-memory killer. */
+  async killAgent(): Promise<void> {
+    const { child } = this;
+    if (child === undefined) return;
+    this.child = undefined;
+    const closed = once(child, 'close');
+    child.kill('SIGKILL');
+    await closed;
+  }
+
+  async stop(): Promise<void> {
+    this.transport.close();
+    await this.killAgent();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+async function failed(child: ChildProcess): Promise<never> {
+  await once(child, 'close');
+  throw new Error('the agent has ended');
+}
