@@ -69,10 +69,12 @@ export class ApiServer {
       (request, response) => {
         // One host is as good as another here, and one that is no name must not make the URL invalid.
         request.headers.host = 'localhost';
-        void answer(request, response);
+        answer(request, response).catch(() => response.destroy());
       },
     );
     server.maxConnections = MAX_CONNECTIONS;
+    // Out of descriptors, say: the VM must not end for it.
+    server.on('error', (error) => options.log?.('warn', `a connection cannot be taken: ${error.message}`));
     server.on('clientError', (_error, socket) => {
       refuseConnection(socket);
     });

@@ -6,7 +6,7 @@
 import { fstatSync } from 'node:fs';
 import { metricsRoute } from '../api/metrics.js';
 import { Monitor, type MonitoredVm } from '../api/monitor.js';
-import { ApiServer } from '../api/server.js';
+import { ApiServer, type ApiServerOptions } from '../api/server.js';
 import { ConfigError } from '../config/config-error.js';
 import type { VmConfig } from '../config/vm-config.js';
 import { check, libc } from '../platform/libc.js';
@@ -71,7 +71,7 @@ export async function serveApi({
   try {
     const listener = openListener(socket);
     try {
-      const server = await ApiServer.start(listener, {
+      const server = await startServer(socket, listener, {
         monitor,
         extraRoutes: [metricsRoute(monitor)],
         log: (level, message) => {
@@ -96,6 +96,14 @@ export async function serveApi({
     ending.close();
   }
   return report(lastEnd, ending, host);
+}
+
+async function startServer(socket: ApiSocket, listener: OwnedListener, options: ApiServerOptions): Promise<ApiServer> {
+  try {
+    return await ApiServer.start(listener, options);
+  } catch (error) {
+    throw 'fd' in socket ? noListener(socket.fd, 'is no socket that can listen', error) : error;
+  }
 }
 
 /** A VM that is ended while it boots is no error. */
@@ -141,9 +149,14 @@ function checkedSocket(fd: number): number {
   } catch {
     // Not even a descriptor.
   }
+  throw noListener(fd, 'is no socket');
+}
+
+function noListener(fd: number, what: string, cause?: unknown): ConfigError {
   const option = '--api-socket';
-  throw new ConfigError(
+  return new ConfigError(
     { option, key: 'fd', value: fd, label: `${option} fd` },
-    { code: 'WRONG_TYPE', problem: `descriptor ${fd} is no socket`, mend: 'Hand over a socket that listens.' },
+    { code: 'WRONG_TYPE', problem: `descriptor ${fd} ${what}`, mend: 'Hand over a stream socket that listens.' },
+    { cause },
   );
 }

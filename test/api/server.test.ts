@@ -6,6 +6,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
 import { ENDPOINTS } from '../../src/api/endpoints.js';
 import { Monitor } from '../../src/api/monitor.js';
 import { ApiServer, type ExtraRoute } from '../../src/api/server.js';
@@ -287,6 +288,31 @@ describe('the server', () => {
     server = undefined;
     await Promise.all(closed);
   });
+
+  test('outlives clients that send anything, and leave at any moment', async () => {
+    await put('vm.create', CONFIG);
+    const request = `PUT /api/v1/vm.resize HTTP/1.1\r\nHost: a\r\nContent-Length: 24\r\n\r\n{"desired_balloon":4096}`;
+    const samples = fc.sample(
+      fc.oneof(
+        fc.uint8Array({ maxLength: 200 }),
+        fc.nat(request.length).map((length) => Buffer.from(request.slice(0, length))),
+        fc
+          .tuple(fc.nat(request.length - 1), fc.nat(255))
+          .map(([at, byte]) => Buffer.from(request).fill(byte, at, at + 1)),
+      ),
+      300,
+    );
+    for (const [index, sample] of samples.entries()) {
+      const socket = await dial();
+      socket.on('error', () => undefined).resume();
+      const closed = once(socket, 'close');
+      if (index % 2 === 0) socket.end(sample);
+      else socket.write(sample, () => socket.destroy());
+      await closed;
+    }
+    expect((await get('vmm.ping')).status).toBe(200);
+    expect(monitor.state).toBe('Created');
+  }, 60_000);
 
   test('answers vmm.shutdown before it ends', async () => {
     const answered = put('vmm.shutdown');

@@ -1,6 +1,7 @@
 // `tsvmm --api-socket` and `tsvmm ctl` as processes of their own, with real VMs. What the API answers is checked against
 // docs/openapi.yaml.
 
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -9,6 +10,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { ENDPOINTS } from '../../../src/api/endpoints.js';
+import { HostSocket } from '../../../src/vmm/host-socket.js';
 import { callApi, openApi } from '../../support/api-client.js';
 import { Command, endCommands } from '../../support/command.js';
 import { describeKvm } from '../../support/kvm.js';
@@ -118,6 +120,31 @@ describeKvm('the API', () => {
     await first.status;
     await monitor();
     expect((await callApi(socket, 'GET', 'vmm.ping')).status).toBe(200);
+  });
+
+  test('a socket that is handed over is served, and left alone at the end', async () => {
+    const listener = new HostSocket('--api-socket', socket);
+    const args = [MAIN, '--api-socket', 'fd=3', '-v'];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'ignore', listener.fd] });
+    const ended = once(child, 'close');
+    expect((await callApi(socket, 'GET', 'vmm.ping')).body).toMatchObject({ pid: child.pid });
+    await callApi(socket, 'PUT', 'vmm.shutdown');
+    expect(await ended).toEqual([0, null]);
+    expect(readdirSync(directory)).toEqual(['api.sock']);
+    listener.close();
+  });
+
+  test.each([
+    ['fd=0', /--api-socket fd: descriptor 0 is no socket/],
+    ['fd=77', /--api-socket fd: descriptor 77 is no socket/],
+    ['fd=x', /"x" is no file descriptor/],
+    ['path=', /the path is empty/],
+    ['path=a,fd=3', /one socket is all there is/],
+    ['', /no value given/],
+  ])('--api-socket %s is refused', async (value, message) => {
+    const command = new Command(process.execPath, [MAIN, '--api-socket', value]);
+    expect(await command.status).toBe(2);
+    expect(command.output.stderr).toMatch(message);
   });
 
   test('a VM that cannot be made ends the process, and the socket', async () => {
