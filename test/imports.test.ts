@@ -16,7 +16,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   agent: ['platform', 'vsock'],
   vmm: ['platform', 'config', 'boot', 'devices', 'vsock', 'agent'],
   api: ['platform', 'config', 'vmm'],
-  boottest: ['platform', 'config', 'vmm', 'vsock'],
+  boottest: ['platform', 'config', 'vmm', 'vsock', 'agent'],
   cli: ['platform', 'config', 'boot', 'vmm', 'boottest', 'api'],
   jest: ['platform', 'config', 'vmm', 'boottest'],
   // src/index.ts, the library's public face.

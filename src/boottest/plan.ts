@@ -7,7 +7,7 @@ import type { FieldNames } from '../config/rules/rule.js';
 import { saysAcpiOff } from '../config/rules/payload.js';
 import { completeVmConfig } from '../config/validate.js';
 import type { DiskConfig, VmConfig } from '../config/vm-config.js';
-import { guestUsesAcpi } from '../vmm/guest.js';
+import { guestUsesAcpi, isBuiltInGuest } from '../vmm/guest.js';
 import { fieldsOf, specError, type Spec, type Step } from './spec.js';
 
 const STEP_TIMEOUT_MS = 60_000;
@@ -132,7 +132,7 @@ function configOf(spec: Spec, variant: Variant): VmConfig {
   const payload = { ...section(machine, 'payload'), ...Object.fromEntries(given) };
   const needsVsock = [spec.steps ?? [], ...(spec.tests ?? []).map(({ steps }) => steps)]
     .flat()
-    .some(({ vsock }) => vsock !== undefined);
+    .some(({ vsock, exec }) => vsock !== undefined || exec !== undefined);
   const input = {
     serial: { mode: 'Null' },
     no_reboot: true,
@@ -198,6 +198,14 @@ function refuseForeignHostParts(spec: Spec, config: VmConfig): void {
 }
 
 function refuseImpossible(spec: Spec, config: VmConfig, steps: readonly Step[], where: string): void {
+  const exec = steps.findIndex((step) => step.exec !== undefined);
+  if (exec >= 0 && isBuiltInGuest(config)) {
+    throw specError(spec.file, `${where}[${exec}].exec`, steps[exec].exec, {
+      code: 'CONFLICT',
+      problem: 'programs are run by the agent in a Linux guest, and this one is the guest built into tsvmm',
+      mend: 'Name a kernel.',
+    });
+  }
   const button = steps.findIndex(({ powerButton }) => powerButton !== undefined);
   if (button < 0 || guestUsesAcpi(config)) return;
   throw specError(spec.file, `${where}[${button}].powerButton`, true, {

@@ -32,15 +32,43 @@ const port = z
 
 const vsockStep = z.strictObject({ port, send: z.string().exactOptional(), expect: pattern.exactOptional() });
 
+const words = z.array(z.string()).min(1, 'no program is named');
+
+/** A program that the guest's agent runs; its words alone stand for it, too. */
+export interface ExecStep {
+  readonly run: readonly string[];
+  readonly exitCode?: number;
+  readonly expect?: string | RegExp;
+  readonly stdin?: string;
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+const execStep = z.union([
+  words.transform((run): ExecStep => ({ run })),
+  z.strictObject({
+    run: words,
+    exitCode: z
+      .number()
+      .refine((value) => Number.isInteger(value) && value >= 0 && value <= 255, 'not an exit code, 0 to 255')
+      .exactOptional(),
+    expect: pattern.exactOptional(),
+    stdin: z.string().exactOptional(),
+    cwd: z.string().exactOptional(),
+    env: z.record(z.string(), z.string()).exactOptional(),
+  }),
+]);
+
 /** How a VM may be expected to end. */
 const exitReason = z.enum(['shutdown', 'reset', 'panic', 'crash']);
 
-const ACTIONS = ['expect', 'send', 'vsock', 'powerButton', 'exit'] as const;
+const ACTIONS = ['expect', 'send', 'exec', 'vsock', 'powerButton', 'exit'] as const;
 
 const step = z
   .strictObject({
     expect: pattern.exactOptional(),
     send: z.string().exactOptional(),
+    exec: execStep.exactOptional(),
     vsock: vsockStep.exactOptional(),
     powerButton: z.literal(true).exactOptional(),
     exit: exitReason.exactOptional(),

@@ -4,16 +4,20 @@
 // which is what the step then fails with.
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { AgentError } from '../agent/errors.js';
 import { ConsoleError, showPattern } from '../vmm/consoles/console-error.js';
 import { ConsoleReader } from '../vmm/consoles/console-reader.js';
 import type { Vm, VmExit } from '../vmm/vm.js';
 import { VsockError, type VsockErrorCode } from '../vsock/in-process/errors.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
 import { Finding } from './result.js';
-import type { ExitReason, Step, VsockStep } from './spec.js';
+import type { ExecStep, ExitReason, Step, VsockStep } from './spec.js';
+import { matches } from './values.js';
 
 /** How soon a service that is not there yet is tried again. */
 const RETRY_MS = 100;
+/** How much of a program's output a report shows. */
+const SHOWN_OUTPUT_BYTES = 16_384;
 /** How much of an answer a message shows. */
 const SHOWN_BYTES = 1024;
 
@@ -31,6 +35,7 @@ export async function runStep(step: Step, session: Session, signal: AbortSignal)
   try {
     if (step.expect !== undefined) await expectOutput(step.expect, session, signal);
     else if (step.send !== undefined) await unlessAborted(session.vm.console.write(Buffer.from(step.send)), signal);
+    else if (step.exec !== undefined) await execute(step.exec, session.vm, signal);
     else if (step.vsock !== undefined) await talk(step.vsock, session.vm, signal);
     else if (step.powerButton !== undefined) session.vm.powerButton();
     else if (step.exit !== undefined) await expectExit(step.exit, session, signal);
@@ -44,6 +49,7 @@ export async function runStep(step: Step, session: Session, signal: AbortSignal)
 export function describeStep(step: Step): string {
   if (step.expect !== undefined) return `expect ${showPattern(step.expect)}`;
   if (step.send !== undefined) return `send ${JSON.stringify(step.send)}`;
+  if (step.exec !== undefined) return `exec ${step.exec.run.join(' ')}`;
   if (step.vsock !== undefined) return `vsock port ${step.vsock.port}`;
   if (step.powerButton !== undefined) return 'powerButton';
   return `exit ${step.exit ?? ''}`;
@@ -126,6 +132,32 @@ async function talk({ port, send, expect }: VsockStep, vm: Vm, signal: AbortSign
     throw await vsockFinding(error, vm);
   } finally {
     stream.destroy();
+  }
+}
+
+async function execute(step: ExecStep, vm: Pick<Vm, 'agent' | 'exited'>, signal: AbortSignal): Promise<void> {
+  const { run, exitCode = 0, expect, stdin, ...rest } = step;
+  try {
+    await vm.agent.waitReady({ signal });
+    const input = stdin === undefined ? {} : { stdin: Buffer.from(stdin) };
+    const result = await vm.agent.run(run, { ...rest, ...input, signal });
+    const detail = [result.stdout, result.stderr]
+      .map((bytes) => bytes.subarray(-SHOWN_OUTPUT_BYTES).toString())
+      .filter((text) => text !== '')
+      .join('\n');
+    if (result.exitCode !== exitCode) {
+      const how =
+        result.exitCode === null ? `was ended by ${result.signal ?? 'a signal'}` : `exited with ${result.exitCode}`;
+      throw new Finding('failed', `${run[0]} ${how} instead of ${exitCode}`, { detail });
+    }
+    if (expect !== undefined && !matches(expect, result.stdout.toString())) {
+      throw new Finding('failed', `${run[0]} has not printed ${showPattern(expect)}`, { detail });
+    }
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    if (!(error instanceof AgentError)) throw error;
+    const exit = error.code === 'GUEST_GONE' ? await Promise.race([vm.exited, delay(RETRY_MS, undefined)]) : undefined;
+    throw exit === undefined ? new Finding('failed', error.message, { cause: error }) : findingOf(exit, error.message);
   }
 }
 
