@@ -9,9 +9,11 @@ import { join } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { MIB } from '../../../src/platform/units.js';
+import { Vm } from '../../../src/vmm/vm.js';
 import { describeKvm } from '../../support/kvm.js';
 import { ACPI_CMDLINE, BOOT_LIMIT_MS, COMMAND_LIMIT_MS, LinuxGuest, testArtefact } from '../../support/linux-guest.js';
 import { NetNamespace, networkProblem, requireAll } from '../../support/net-namespace.js';
+import { ConsoleRecorder } from '../../support/vms.js';
 import { describeWithTool } from '../../support/tools.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
 import { checkAcpi, checkPowerButton } from './checks/acpi.js';
@@ -140,6 +142,30 @@ const onWholeMachine = (): void => {
       await checkNetwork(guest, namespace);
     },
     10 * COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'it goes on from a snapshot with every device, and draws its random numbers anew',
+    async () => {
+      const folder = join(directory, 'snapshot');
+      await guest.run('echo before the snapshot > /before;');
+      await guest.vm.snapshot(folder);
+      await guest.vm.stop();
+      const restore = (): Promise<Vm> => Vm.restore(folder);
+      const vm = await (namespace === undefined ? restore() : namespace.enter(restore));
+      guest = new LinuxGuest(vm, new ConsoleRecorder(vm));
+      await vm.resume();
+      expect(await guest.run('dmesg | grep crng | tail -n 1')).toContain('crng reseeded due to virtual machine fork');
+      await checkProcessors(guest, CPUS);
+      // What the page cache had not written when it was saved, and the disk after it.
+      expect(await guest.run('cat /before; sync; dd if=/dev/vda of=/dev/null bs=64k count=1 2>/dev/null')).toBe(
+        'before the snapshot',
+      );
+      await checkRng(guest, vm);
+      await checkConsole(guest, vm);
+      if (namespace !== undefined) await checkNetwork(guest, namespace, 1, MIB);
+    },
+    12 * COMMAND_LIMIT_MS,
   );
 
   test(
