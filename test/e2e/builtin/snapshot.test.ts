@@ -150,6 +150,22 @@ describeKvm('a snapshot', () => {
     });
   });
 
+  test('may have another context id in a clone', async () => {
+    const { folder, socket } = await takeSnapshot('cid');
+    const vm = await Vm.restore(folder, { overrides: { vsock: { cid: 77 } } });
+    try {
+      const console = new ConsoleRecorder(vm);
+      await vm.resume();
+      expect(vm.vsock.cid).toBe(77);
+      expect(await echo(socket, 'as another')).toBe('as another');
+      await vm.console.write(Buffer.from('stats\r'));
+      await console.waitFor(/> $/);
+      expect(vm.vsock.counters().guestFaults).toBe(0);
+    } finally {
+      await vm.stop();
+    }
+  });
+
   test('reboots into a fresh guest', async () => {
     const { folder, socket } = await takeSnapshot('reboot');
     const vm = await Vm.restore(folder, { overrides: { no_reboot: false } });
