@@ -146,7 +146,10 @@ function configOf(spec: Spec, variant: Variant): VmConfig {
   // A panic is told at once through the device, where a guest can find it.
   const acpi = guestUsesAcpi(complete) && !saysAcpiOff(complete.payload.cmdline ?? '');
   const config = { ...complete, ...(acpi && complete.pvpanic === undefined ? { pvpanic: true } : {}) };
-  checkRules(config, names);
+  // Overlays are what is written to, so it is enough that the images can be read.
+  const { disks } = config;
+  const asRead = disks === undefined ? {} : { disks: disks.map((disk): DiskConfig => ({ ...disk, readonly: true })) };
+  checkRules({ ...config, ...asRead }, names);
   return markValid(config);
 }
 
@@ -198,6 +201,14 @@ function refuseForeignHostParts(spec: Spec, config: VmConfig): void {
 }
 
 function refuseImpossible(spec: Spec, config: VmConfig, steps: readonly Step[], where: string): void {
+  const typed = steps.findIndex(({ expect, send }) => expect !== undefined || send !== undefined);
+  if (typed >= 0 && config.serial.mode === 'Off' && config.console.mode === 'Off') {
+    throw specError(spec.file, `${where}[${typed}]`, steps[typed], {
+      code: 'CONFLICT',
+      problem: 'the machine has no console: serial and console are both Off',
+      mend: 'Write Null for one of them.',
+    });
+  }
   const exec = steps.findIndex((step) => step.exec !== undefined);
   if (exec >= 0 && isBuiltInGuest(config)) {
     throw specError(spec.file, `${where}[${exec}].exec`, steps[exec].exec, {

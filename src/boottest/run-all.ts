@@ -1,5 +1,6 @@
 // Many boot tests side by side, as far as the processors that may be used go round. Main thread.
 
+import { setMaxListeners } from 'node:events';
 import { join } from 'node:path';
 import type { PlannedTest } from './plan.js';
 import type { TestResult } from './result.js';
@@ -21,6 +22,8 @@ export interface RunOptions {
 /** Runs all of them, beginning in their order, and returns the results in that order. */
 export async function runAll(tests: readonly PlannedTest[], options: RunOptions): Promise<TestResult[]> {
   const { jobs, artifacts, signal, onStart, onResult, run = runTest } = options;
+  // Each test that runs listens to it.
+  setMaxListeners(0, signal);
   const paths = logPaths(tests);
   const results: TestResult[] = [];
   const running = new Set<Promise<void>>();

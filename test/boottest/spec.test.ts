@@ -98,6 +98,8 @@ describe('a spec', () => {
     ['steps: [{ expect: a, timeout: soon }]', 'spec.yaml: steps[0].timeout: "soon" is not a time such as'],
     ['steps: [{ exit: panick }]', 'spec.yaml: steps[0].exit: "panick" is not a value it can have. Did you mean panic?'],
     ['steps: [{ exit: reset }, { send: a }]', 'spec.yaml: steps[0]: nothing can follow the end of the VM'],
+    [`${STEPS}\nmachine: { serial: { mode: Off } }`, 'spec.yaml: steps[0]: the machine has no console'],
+    [`${STEPS}\nmachine: { disks: [{ path: missing.img }] }`, 'spec.yaml: machine.disks[0].path: "'],
     ['steps: [{ exec: [ls] }]', 'spec.yaml: steps[0].exec: programs are run by the agent in a Linux guest'],
     ['steps: [{ exec: [] }]', 'spec.yaml: steps[0].exec: no program is named'],
     ['steps: [{ exec: { run: [ls], exit: 3 } }]', 'spec.yaml: steps[0].exec.exit: no such key'],
