@@ -28,6 +28,8 @@ export type { GuestMetrics } from './agent/metrics.js';
 export type { ExecExit, ExecOptions, GuestProcess, RunOptions, RunResult, TerminalSize } from './agent/program.js';
 export type { PublishedPort, PublishOptions } from './agent/publish.js';
 export { BootError } from './boot/errors.js';
+export { buildImage, type ImageFormat, type ImageOptions, type ImageReport, type ImageSource } from './image/build.js';
+export { ImageError, type ImageErrorCode } from './image/errors.js';
 export { VmError, type VmErrorCode } from './vmm/errors.js';
 export {
   ConsoleError,

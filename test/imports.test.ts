@@ -12,15 +12,16 @@ const ALLOWED: Record<string, readonly string[]> = {
   config: ['platform'],
   boot: ['platform'],
   devices: ['platform'],
+  image: ['platform', 'boot'],
   vsock: ['platform', 'devices'],
   agent: ['platform', 'vsock'],
   vmm: ['platform', 'config', 'boot', 'devices', 'vsock', 'agent'],
   api: ['platform', 'config', 'vmm'],
   boottest: ['platform', 'config', 'vmm', 'vsock', 'agent'],
-  cli: ['platform', 'config', 'boot', 'vmm', 'boottest', 'api'],
+  cli: ['platform', 'config', 'boot', 'image', 'vmm', 'boottest', 'api'],
   jest: ['platform', 'config', 'vmm', 'boottest'],
   // src/index.ts, the library's public face.
-  '.': ['config', 'boot', 'vmm', 'vsock', 'agent', 'platform'],
+  '.': ['config', 'boot', 'image', 'vmm', 'vsock', 'agent', 'platform'],
 };
 
 interface Import {

@@ -78,7 +78,7 @@ export const EHDR = {
  *   Elf64_Xword p_align;    // 48
  * } Elf64_Phdr;             // 56
  */
-export const PHDR = { TYPE: 0, OFFSET: 8, PADDR: 24, FILESZ: 32, MEMSZ: 40, ALIGN: 48, SIZE: 56 } as const;
+export const PHDR = { TYPE: 0, OFFSET: 8, VADDR: 16, PADDR: 24, FILESZ: 32, MEMSZ: 40, ALIGN: 48, SIZE: 56 } as const;
 
 const ELF_MAGIC = [0x7f, 0x45, 0x4c, 0x46];
 const ELFCLASS32 = 1;

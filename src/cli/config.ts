@@ -51,6 +51,10 @@ export async function runSubcommand(name: SubcommandName, args: readonly string[
       const given = readSubcommandOptions(args, DOCTOR_OPTIONS);
       return { ...(await runDoctor(given.some((option) => option.name === 'json'))), notes: [] };
     }
+    case 'image': {
+      const { runImage } = await import('./image.js');
+      return runImage(args);
+    }
   }
 }
 

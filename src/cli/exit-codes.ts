@@ -49,6 +49,7 @@ export function exitCodeFor(error: unknown): number {
   switch (error.name) {
     case 'ConfigError':
     case 'BootError':
+    case 'ImageError':
       return EXIT_USAGE;
     case 'VmError': {
       const code = 'code' in error ? error.code : undefined;

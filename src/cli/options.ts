@@ -9,6 +9,7 @@ import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 import { type ApiSocket, parseApiSocket } from './api-socket.js';
 import { DOCTOR_OPTIONS } from './doctor.js';
+import { IMAGE_OPTIONS } from './image-options.js';
 import { type EventTarget, parseEventTarget } from './event-target.js';
 import { DEFAULT_LEVELS, type LogLevels, parseLogLevels } from './log-levels.js';
 import { LOG_FORMATS, type LogFormat } from './logging.js';
@@ -137,6 +138,11 @@ export const SUBCOMMANDS = {
     args: [],
     help: 'Check what this host can do, KVM first, by doing it; say how to mend what it cannot. Exit status 3: no VM can run',
     options: DOCTOR_OPTIONS,
+  },
+  image: {
+    args: [],
+    help: 'Build an initramfs or an ext4 root without root: of folders, programs, container images, one over the other',
+    options: IMAGE_OPTIONS,
   },
 } as const satisfies Readonly<Record<string, Subcommand>>;
 

@@ -1,0 +1,277 @@
+// Builds an initramfs or an ext4 root from folders, programs and container images, one over the other. Main thread; needs no
+// privileges, and runs nothing of what it puts into the image.
+//
+// The material is first gathered as a tree (tree.ts), then written in one go to a file beside the output, which takes its
+// name when it is whole. Whatever goes wrong, and however it is stopped, nothing else stays behind.
+
+import { createWriteStream } from 'node:fs';
+import { open, rename, stat, lstat } from 'node:fs/promises';
+import { pipeline } from 'node:stream/promises';
+import { createGzip } from 'node:zlib';
+import { Budget, DEFAULT_MAX_BYTES } from './budget.js';
+import { FileSource, piecesOf, StreamSource } from './byte-source.js';
+import { openRegular } from './content.js';
+import { type ContainerImage, findImage } from './container-image.js';
+import { cpioArchive } from './cpio.js';
+import { hostFailure, ImageError } from './errors.js';
+import { writeExt4 } from './ext4.js';
+import { addFolder, fileKey } from './folder.js';
+import { applyLayer, type DevicePolicy, imageTime } from './layer.js';
+import { findProgram, ProgramAdder } from './programs.js';
+import { addRunConfig } from './run-config.js';
+import { Spool } from './spool.js';
+import { FolderStore, type Store, TarStore } from './store.js';
+import { bounded, decompressed, verified } from './streams.js';
+import { TarReader } from './tar-reader.js';
+import { contentSize, linkCounts, Tree } from './tree.js';
+
+/** Where files of an image come from. */
+export type ImageSource =
+  /** A folder, as it is. */
+  | { readonly kind: 'folder'; readonly path: string }
+  /** A program, by path or by a name in PATH, with the libraries that it needs. */
+  | { readonly kind: 'program'; readonly path: string }
+  /** What `docker save` wrote, compressed or not; `image` if there are several in it. */
+  | { readonly kind: 'docker-archive'; readonly path: string; readonly image?: string | undefined }
+  /** An OCI layout. */
+  | { readonly kind: 'oci-layout'; readonly path: string; readonly image?: string | undefined };
+
+export type ImageFormat = 'initramfs' | 'ext4';
+
+export interface ImageOptions {
+  /** Later ones over earlier ones; at least one, or an `init`. */
+  readonly sources: readonly ImageSource[];
+  readonly format: ImageFormat;
+  /** Path of the image; a regular file there is replaced when the new one is whole. */
+  readonly output: string;
+  /** Bytes of an ext4 image; by default what the content takes, and a quarter more. */
+  readonly size?: number | undefined;
+  /** Whether an initramfs is compressed by gzip: it is, by default. */
+  readonly compress?: boolean | undefined;
+  /** A program of the host that becomes /init (initramfs) or /sbin/init (ext4), with the libraries that it needs. */
+  readonly init?: string | undefined;
+  /** Seconds since 1970 for every file, instead of its own time. */
+  readonly mtime?: number | undefined;
+  /** Owner of everything from folders, instead of the one on the host. */
+  readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
+  /** What becomes of device nodes: they are refused by default. */
+  readonly devices?: DevicePolicy | undefined;
+  /** Bytes that the content may have in all, unpacked: 32 GiB by default. */
+  readonly maxBytes?: number | undefined;
+  /** Stops the work; its reason is thrown. */
+  readonly signal?: AbortSignal | undefined;
+  /** Where mkfs.ext4, debugfs and e2fsck are looked for: by default in PATH and the usual folders. */
+  readonly toolPath?: string | undefined;
+}
+
+/** What was built. */
+export interface ImageReport {
+  /** Files, directories and links in it. */
+  readonly entries: number;
+  /** Bytes of content. */
+  readonly contentBytes: number;
+  /** Bytes of the image. */
+  readonly imageBytes: number;
+  /** What was left out or may surprise, a sentence each. */
+  readonly notes: readonly string[];
+}
+
+const INIT_PLACES: Readonly<Record<ImageFormat, string>> = { initramfs: '/init', ext4: '/sbin/init' };
+/** What the kernel looks for on a root file system. */
+const ROOT_INITS = ['sbin/init', 'etc/init', 'bin/init', 'bin/sh'];
+
+/** Builds an image. Throws ImageError, or the reason of `signal`; there is no new file at `output` then. */
+export async function buildImage(options: ImageOptions): Promise<ImageReport> {
+  const { output, signal } = options;
+  await refuseOtherKinds(output);
+  await using spool = await Spool.open(output, signal);
+  const builder = new Builder(options, spool);
+  try {
+    await builder.gather();
+    return await builder.write();
+  } catch (error) {
+    // What was under way when it was stopped fails in ways of its own.
+    signal?.throwIfAborted();
+    throw error;
+  }
+}
+
+async function refuseOtherKinds(output: string): Promise<void> {
+  const present = await lstat(output).catch(() => undefined);
+  if (present === undefined || present.isFile()) return;
+  const mend = 'name a file that is not there yet, or one to be replaced';
+  throw new ImageError('wrong-kind', output, 'there is something else than a regular file', mend);
+}
+
+class Builder {
+  private readonly options: ImageOptions;
+  private readonly spool: Spool;
+  private readonly tree = new Tree();
+  private readonly budget: Budget;
+  private readonly notes: string[] = [];
+  private xattrs = 0;
+
+  constructor(options: ImageOptions, spool: Spool) {
+    this.options = options;
+    this.spool = spool;
+    this.budget = new Budget(options.maxBytes ?? DEFAULT_MAX_BYTES);
+  }
+
+  async gather(): Promise<void> {
+    const { sources, init, format, signal } = this.options;
+    const { tree, budget } = this;
+    const note = (text: string): void => {
+      this.notes.push(text);
+    };
+    const programs = new ProgramAdder({ tree, budget, signal, note });
+    for (const source of sources) {
+      signal?.throwIfAborted();
+      if (source.kind === 'folder') await this.addFolder(source.path);
+      else if (source.kind === 'program') await programs.add(await findProgram(source.path));
+      else await this.addContainer(source);
+    }
+    if (init !== undefined) await programs.add(await findProgram(init), INIT_PLACES[format]);
+    this.noteWhatIsMissing();
+    if (this.xattrs > 0) {
+      note(`${this.xattrs} files came with extended attributes (capabilities, labels), which are not kept`);
+    }
+  }
+
+  async write(): Promise<ImageReport> {
+    const { format, output, compress = true, mtime, size, signal, toolPath } = this.options;
+    const tree = mtime === undefined ? this.tree : withTime(this.tree, mtime);
+    const image = this.spool.newPath();
+    if (format === 'ext4') await writeExt4(tree, image, output, this.spool, { size, signal, toolPath });
+    else {
+      const archive = cpioArchive(tree, output);
+      const file = createWriteStream(image, { flags: 'wx' });
+      try {
+        if (compress) await pipeline(archive, createGzip(), file, { signal });
+        else await pipeline(archive, file, { signal });
+      } catch (error) {
+        throw hostFailure(output, error);
+      }
+    }
+    try {
+      await syncFile(image);
+      await rename(image, output);
+      const { size: imageBytes } = await stat(output);
+      return { ...measured(tree), imageBytes, notes: this.notes };
+    } catch (error) {
+      throw hostFailure(output, error);
+    }
+  }
+
+  private async addFolder(path: string): Promise<void> {
+    const { tree, spool, budget } = this;
+    const { devices = 'refuse', owner, signal, output } = this.options;
+    const own = await Promise.all([lstat(spool.directory), lstat(output).catch(() => undefined)]);
+    const without = new Set(own.filter((each) => each !== undefined).map(fileKey));
+    const note = (text: string): void => {
+      this.notes.push(text);
+    };
+    await addFolder(path, { tree, spool, budget, devices, owner, signal, without, note });
+  }
+
+  private async addContainer(source: Exclude<ImageSource, { kind: 'folder' | 'program' }>): Promise<void> {
+    const store = await this.openStore(source);
+    try {
+      const image = await findImage(store, source.image);
+      for (const layer of image.layers) await this.addLayer(store, layer);
+      addRunConfig(this.tree, image.config, 0, store.file);
+    } finally {
+      await store.close();
+    }
+  }
+
+  private async openStore({ kind, path }: ImageSource): Promise<Store> {
+    const { signal, maxBytes = DEFAULT_MAX_BYTES } = this.options;
+    if (kind === 'oci-layout') {
+      const present = await stat(path).catch((error: unknown) => {
+        throw hostFailure(path, error);
+      });
+      if (present.isDirectory()) return new FolderStore(path);
+    }
+    if (!(await isGzip(path))) return TarStore.open(path, path, signal);
+    // To go to and fro in it, it has to be unpacked.
+    const { file, size } = await openRegular(path, true);
+    try {
+      const pieces = decompressed(piecesOf(new FileSource(file, 0, size)), path);
+      const unpacked = this.spool.newPath();
+      await pipeline(bounded(pieces, new Budget(maxBytes), path), createWriteStream(unpacked), { signal });
+      return await TarStore.open(unpacked, path, signal);
+    } catch (error) {
+      throw hostFailure(path, error);
+    } finally {
+      await file.close();
+    }
+  }
+
+  private async addLayer(store: Store, { part, digest, diffId }: ContainerImage['layers'][number]): Promise<void> {
+    const { tree, spool, budget } = this;
+    const { devices = 'refuse', signal, maxBytes = DEFAULT_MAX_BYTES } = this.options;
+    const { file } = store;
+    const stored = digest === undefined ? store.pieces(part) : verified(store.pieces(part), digest, file, part);
+    // Headers and padding count as well: a layer of nothing but those would have no end otherwise.
+    const unpacked = bounded(decompressed(stored, file), new Budget(2 * maxBytes), file);
+    const archive = verified(unpacked, diffId, file, `the layer ${part}`);
+    try {
+      const source = new StreamSource(archive);
+      const onXattrs = (): void => {
+        this.xattrs++;
+      };
+      await applyLayer(new TarReader(source, file), file, { tree, spool, budget, devices, signal, onXattrs });
+      // To the end, where the digests are looked at.
+      for await (const piece of piecesOf(source)) if (piece.length > 0) signal?.throwIfAborted();
+    } finally {
+      await archive.return(undefined);
+    }
+  }
+
+  private noteWhatIsMissing(): void {
+    const { format, output } = this.options;
+    const places = format === 'initramfs' ? ['init'] : ROOT_INITS;
+    if (places.some((place) => this.tree.find(place.split('/'), output) !== undefined)) return;
+    this.notes.push(
+      format === 'initramfs'
+        ? 'there is no /init in it, which the kernel would start: give one (--init), or name another (rdinit= on the command line)'
+        : `there is none of /${ROOT_INITS.join(', /')} in it, which the kernel would start: give one (--init)`,
+    );
+  }
+}
+
+async function isGzip(path: string): Promise<boolean> {
+  const { file, size } = await openRegular(path, true);
+  try {
+    const head = await new FileSource(file, 0, size).read(2);
+    return head[0] === 0x1f && head[1] === 0x8b;
+  } finally {
+    await file.close();
+  }
+}
+
+/** So that a crash of the host right after leaves no empty file where the old one was. */
+async function syncFile(path: string): Promise<void> {
+  const file = await open(path, 'r');
+  try {
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** `tree` with every file changed at `mtime`. */
+function withTime(tree: Tree, mtime: number): Tree {
+  for (const { inode } of tree.entries()) {
+    inode.attributes = { ...inode.attributes, mtime: imageTime(mtime) };
+  }
+  return tree;
+}
+
+function measured(tree: Tree): { entries: number; contentBytes: number } {
+  let entries = 0;
+  for (const entry of tree.entries()) if (entry.path !== '') entries++;
+  let contentBytes = 0;
+  for (const inode of linkCounts(tree).keys()) if (inode.kind === 'file') contentBytes += contentSize(inode.content);
+  return { entries, contentBytes };
+}
