@@ -37,6 +37,12 @@ export const IMAGE_OPTIONS: readonly CommandOption[] = [
     help: 'A program or script of the host that becomes /init (initramfs) or /sbin/init (ext4)',
   },
   {
+    name: 'agent',
+    kind: 'flag',
+    usage: '',
+    help: 'Put the guest agent into it, as /usr/sbin/tsvmm-agent, which the init has to start',
+  },
+  {
     name: 'size',
     kind: 'value',
     usage: 'SIZE',

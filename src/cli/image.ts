@@ -1,5 +1,6 @@
 // `tsvmm image`: reads its options, builds the image, says what was built. A signal stops the work, and nothing is left of it.
 
+import { GUEST_AGENT } from '../agent/binary.js';
 import { ConfigError } from '../config/config-error.js';
 import { byteSize, integer, type ValueKind, ValueError } from '../config/values.js';
 import type { ImageFormat, ImageOptions, ImageReport, ImageSource } from '../image/build.js';
@@ -80,6 +81,7 @@ export function readImageOptions(args: readonly string[]): ImageOptions {
     size,
     compress: !output.endsWith('.cpio'),
     init,
+    agent: given.some(({ name }) => name === 'agent') ? GUEST_AGENT : undefined,
     mtime: numberOf(given, 'mtime', integer, 0, MAX_TIME),
     owner: ownerOf(onlyValue(given, 'owner')),
     devices: devicesOf(onlyValue(given, 'devices')),

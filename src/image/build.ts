@@ -50,6 +50,8 @@ export interface ImageOptions {
   readonly compress?: boolean | undefined;
   /** A program of the host that becomes /init (initramfs) or /sbin/init (ext4), with the libraries that it needs. */
   readonly init?: string | undefined;
+  /** The guest agent (`GUEST_AGENT` is its path), to become /usr/sbin/tsvmm-agent; the init has to start it. */
+  readonly agent?: string | undefined;
   /** Seconds since 1970 for every file, instead of its own time. */
   readonly mtime?: number | undefined;
   /** Owner of everything from folders, instead of the one on the host. */
@@ -76,6 +78,7 @@ export interface ImageReport {
   readonly notes: readonly string[];
 }
 
+const AGENT_PLACE = '/usr/sbin/tsvmm-agent';
 const INIT_PLACES: Readonly<Record<ImageFormat, string>> = { initramfs: '/init', ext4: '/sbin/init' };
 /** What the kernel looks for on a root file system. */
 const ROOT_INITS = ['sbin/init', 'etc/init', 'bin/init', 'bin/sh'];
@@ -118,7 +121,7 @@ class Builder {
   }
 
   async gather(): Promise<void> {
-    const { sources, init, format, signal } = this.options;
+    const { sources, init, agent, format, signal } = this.options;
     const { tree, budget } = this;
     const note = (text: string): void => {
       this.notes.push(text);
@@ -130,6 +133,7 @@ class Builder {
       else if (source.kind === 'program') await programs.add(await findProgram(source.path));
       else await this.addContainer(source);
     }
+    if (agent !== undefined) await programs.add(await findProgram(agent), AGENT_PLACE);
     if (init !== undefined) await programs.add(await findProgram(init), INIT_PLACES[format]);
     this.noteWhatIsMissing();
     if (this.xattrs > 0) {

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { GUEST_AGENT } from '../../src/agent/binary.js';
 import { readImageOptions } from '../../src/cli/image.js';
 import { ConfigError } from '../../src/config/config-error.js';
 import { readCpio } from '../support/read-cpio.js';
@@ -17,7 +18,7 @@ const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 describe('the options of tsvmm image', () => {
   test('sources in their order, values in their units', () => {
     const args = '--folder a --program ls --oci-layout o --image n --folder b --init i --output r.ext4 --size 1G';
-    const more = '--owner 0:5 --mtime 7 --devices keep --max-size 2M';
+    const more = '--owner 0:5 --mtime 7 --devices keep --max-size 2M --agent';
     expect(readImageOptions([...args.split(' '), ...more.split(' ')])).toEqual({
       sources: [
         { kind: 'folder', path: 'a' },
@@ -30,6 +31,7 @@ describe('the options of tsvmm image', () => {
       size: 2 ** 30,
       compress: true,
       init: 'i',
+      agent: GUEST_AGENT,
       mtime: 7,
       owner: { uid: 0, gid: 5 },
       devices: 'keep',

@@ -21,6 +21,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { GUEST_AGENT } from '../../src/agent/binary.js';
 import { buildImage, type ImageOptions, type ImageReport } from '../../src/image/build.js';
 import { ImageError } from '../../src/image/errors.js';
 import { readCpio } from '../support/read-cpio.js';
@@ -122,6 +123,13 @@ describe('an initramfs of a folder', () => {
     const { output } = await build('i.cpio', { compress: false, sources });
     const init = readCpio(readFileSync(output)).find(({ name }) => name === 'init');
     expect(init?.content.toString()).toBe('new');
+  });
+
+  test('the agent is where the documents say', async () => {
+    const { output } = await build('i.cpio', { compress: false, agent: GUEST_AGENT });
+    const agent = readCpio(readFileSync(output)).find(({ name }) => name === 'usr/sbin/tsvmm-agent');
+    expect(agent?.mode).toBe(0o100755);
+    expect(agent?.content.equals(readFileSync(GUEST_AGENT))).toBe(true);
   });
 
   test('an output in the folder itself is not in the image', async () => {
