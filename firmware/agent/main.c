@@ -179,15 +179,17 @@ static _Noreturn void accept_sessions(int listener, char **environment)
     }
 }
 
-// Descriptors 0 to 2 must be there, or a socket would take their place and a program be given it.
+// Descriptors 0 to 2 must be there, or a socket would take their place and a program be given it. An agent that is
+// started before /dev is mounted makes do with a folder, which can be neither read nor written.
 static void occupy_standard_descriptors(void)
 {
     int fd;
-    do
+    do {
         fd = (int)sys3(open, "/dev/null", O_RDWR, 0);
-    while (fd >= 0 && fd < 3);
-    if (fd >= 3)
-        close_fd(fd);
+        if (fd < 0)
+            fd = (int)sys3(open, "/", O_RDONLY | O_DIRECTORY, 0);
+    } while (fd >= 0 && fd < 3);
+    close_fd(fd);
 }
 
 int agent_main(int argc, char **argv, char **environment)

@@ -1,5 +1,7 @@
 // What the command's exit status says: the one table behind the code, --help and the README.
 
+import { constants } from 'node:os';
+
 export const EXIT_OK = 0;
 export const EXIT_INTERNAL = 1;
 export const EXIT_USAGE = 2;
@@ -8,6 +10,11 @@ export const EXIT_CRASH = 4;
 export const EXIT_PANIC = 5;
 export const EXIT_TEST_FAILED = 6;
 export const EXIT_TEST_TIMED_OUT = 7;
+
+/** Of `tsvmm run`, whose other exit statuses are the program's: those that env(1) and docker have for the same. */
+export const EXIT_RUN_FAILED = 125;
+export const EXIT_RUN_NOT_EXECUTABLE = 126;
+export const EXIT_RUN_NOT_FOUND = 127;
 
 /** The shell's convention for a program that a signal ended: 128 and the signal's number. */
 export const SIGNAL_EXITS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
@@ -28,6 +35,18 @@ export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] =
   [SIGNAL_EXITS.SIGINT, 'interrupted: Ctrl-C or SIGINT'],
   [SIGNAL_EXITS.SIGTERM, 'ended by SIGTERM'],
 ];
+
+/** Exit statuses of `tsvmm run` to meanings. */
+export const RUN_EXIT_CODES: readonly (readonly [code: number, meaning: string])[] = [
+  [EXIT_RUN_FAILED, 'tsvmm run: no program was run, for options, KVM or the guest'],
+  [EXIT_RUN_NOT_EXECUTABLE, 'tsvmm run: the guest cannot execute the program'],
+  [EXIT_RUN_NOT_FOUND, 'tsvmm run: the guest has no such program'],
+];
+
+/** The exit status for a program that `signal` ended. */
+export function signalExit(signal: NodeJS.Signals | null): number {
+  return signal === null ? EXIT_INTERNAL : 128 + ((constants.signals[signal] as number | undefined) ?? 0);
+}
 
 const KVM_CODES = new Set<unknown>(['KVM_NOT_FOUND', 'KVM_PERMISSION', 'KVM_CAPABILITY']);
 /** VmError codes for what the user asked of the host: more memory than it has, a socket in use, a path out of reach. */

@@ -4,8 +4,8 @@
 import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { VM_OPTION_GROUPS, VM_OPTIONS } from '../config/vm-options.js';
-import { EXIT_CODES } from './exit-codes.js';
-import { COMMAND_OPTIONS, type CommandOption, CTL, type Subcommand, SUBCOMMANDS, TEST } from './options.js';
+import { EXIT_CODES, RUN_EXIT_CODES } from './exit-codes.js';
+import { COMMAND_OPTIONS, type CommandOption, CTL, RUN, type Subcommand, SUBCOMMANDS, TEST } from './options.js';
 
 const MAX_WIDTH = 110;
 
@@ -42,7 +42,7 @@ function describe(usage: string, help: string): string {
 }
 
 function commandsText(columns: number): string {
-  const all: Readonly<Record<string, Subcommand>> = { ...SUBCOMMANDS, ctl: CTL, test: TEST };
+  const all: Readonly<Record<string, Subcommand>> = { ...SUBCOMMANDS, ctl: CTL, run: RUN, test: TEST };
   const commands = Object.entries(all).flatMap(([name, { args, help, options = [] }]) => [
     `  ${[name, ...args].join(' ')}`,
     ...wrap(help, columns - 6).map((line) => `      ${line}`),
@@ -87,9 +87,10 @@ function wrap(text: string, width: number): string[] {
 }
 
 function exitCodesText(): string {
-  return ['Exit status:', ...EXIT_CODES.map(([code, meaning]) => `  ${String(code).padStart(3)}  ${meaning}`)].join(
-    '\n',
-  );
+  return [
+    'Exit status:',
+    ...[...EXIT_CODES, ...RUN_EXIT_CODES].map(([code, meaning]) => `  ${String(code).padStart(3)}  ${meaning}`),
+  ].join('\n');
 }
 
 const REST = `In the terminal:

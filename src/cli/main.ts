@@ -3,7 +3,7 @@
 // so help (yargs), the log (winston) and the schema library (zod) stay out of a plain start.
 
 import { inspect } from 'node:util';
-import { EXIT_INTERNAL, EXIT_OK, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
+import { EXIT_INTERNAL, EXIT_OK, EXIT_RUN_FAILED, exitCodeFor, isExpected, type EndingSignal } from './exit-codes.js';
 import type { VmConfig } from '../config/vm-config.js';
 import type { EventMonitor } from './event-monitor.js';
 import type { EventTarget } from './event-target.js';
@@ -57,6 +57,7 @@ async function main(args: readonly string[]): Promise<number> {
       return status;
     }
     if (command.action === 'test') return await bootTests(command.args);
+    if (command.action === 'program') return await guestProgram(command.args);
     if (command.action !== 'run') {
       const { helpText, versionText } = await import('./help.js');
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
@@ -101,6 +102,29 @@ async function main(args: readonly string[]): Promise<number> {
   } catch (error) {
     reportError(error, verbose);
     return exitCodeFor(error);
+  }
+}
+
+/** Failures have a status of their own here: all others are the program's. */
+async function guestProgram(args: readonly string[]): Promise<number> {
+  let verbose = false;
+  try {
+    const { guestProgramConfig, parseGuestProgram, runGuestProgram } = await import('./guest-program.js');
+    const command = parseGuestProgram(args);
+    if (command === 'help' || command === 'version') return await main([`--${command}`]);
+    const { argv } = command;
+    verbose = command.log.verbosity > 0;
+    const config = await guestProgramConfig(command);
+    const log = createLog(command.log);
+    const logLevel = log.reaches('debug') ? 'debug' : 'info';
+    try {
+      return await runGuestProgram(argv, () => createVm(config, { log: log.write, logLevel }), process, host());
+    } finally {
+      log.close();
+    }
+  } catch (error) {
+    reportError(error, verbose);
+    return EXIT_RUN_FAILED;
   }
 }
 

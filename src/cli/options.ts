@@ -96,6 +96,8 @@ export type Command =
   | { readonly action: 'ctl'; readonly args: readonly string[] }
   /** Boot tests, which have a command line of their own (test-options.ts). */
   | { readonly action: 'test'; readonly args: readonly string[] }
+  /** A program in a guest: options of the VM, `--`, then the program (guest-program.ts). */
+  | { readonly action: 'program'; readonly args: readonly string[] }
   | { readonly action: 'subcommand'; readonly name: SubcommandName; readonly args: readonly string[] }
   | {
       readonly action: 'run';
@@ -158,6 +160,12 @@ export const TEST: Subcommand = {
   help: 'Run the boot tests that the specs describe; tsvmm test --help lists the options',
 };
 
+/** `tsvmm run` as help shows it. */
+export const RUN: Subcommand = {
+  args: ['[options]', '--', 'PROGRAM', '...'],
+  help: 'Boot a guest that has tsvmm-agent, run a program in it with stdin and stdout here, and exit as it does',
+};
+
 export type SubcommandName = keyof typeof SUBCOMMANDS;
 
 const VM_FLAGS: readonly string[] = VM_OPTIONS.filter(({ takesValue }) => !takesValue).map(({ name }) => name);
@@ -176,6 +184,7 @@ const NAMES: readonly string[] = [
 export function parseCommandLine(args: readonly string[]): Command {
   if (args.at(0) === 'ctl') return { action: 'ctl', args: args.slice(1) };
   if (args.at(0) === 'test') return { action: 'test', args: args.slice(1) };
+  if (args.at(0) === 'run') return { action: 'program', args: args.slice(1) };
   const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
     narg: Object.fromEntries(VALUED.map((name) => [name, 1])),
