@@ -444,10 +444,12 @@ static bool read_output(int *fd, u32 type)
         return true;
     }
     if (got != -EAGAIN) {
-        // A terminal that nobody has open any more: EIO.
+        // A terminal that nobody has open any more: EIO. It stays open here until the program is gone: closing it hangs
+        // up, and a program that is just exiting would seem to have been ended by SIGHUP.
         if (program.tty)
             program.in = -1;
-        close_fd(*fd);
+        else
+            close_fd(*fd);
         *fd = -1;
     }
     return false;
