@@ -509,7 +509,8 @@ static int supervise(int children)
         struct pollfd polls[5] = {
             {connection, (short)(POLLIN | (full ? POLLOUT : 0)), 0},
             {children, POLLIN, 0},
-            {input_begin == input_end ? -1 : program.in, POLLOUT, 0},
+            // Also for a terminal's Ctrl-D that did not fit.
+            {input_begin == input_end && !input_ended ? -1 : program.in, POLLOUT, 0},
             {full ? -1 : program.out, POLLIN, 0},
             {full ? -1 : program.error, POLLIN, 0},
         };
