@@ -11,7 +11,8 @@ import {
   TUN_F_TSO4,
   type OpenTap,
 } from '../../src/platform/tap.js';
-import { describeNetwork, NetNamespace } from '../support/net-namespace.js';
+import { describeNetwork } from '../support/describe-network.js';
+import { NetNamespace } from '../support/net-namespace.js';
 
 test('addresses are read as people write them', () => {
   expect(parseMac('52:54:00:aB:Cd:0f')).toEqual(Uint8Array.of(0x52, 0x54, 0, 0xab, 0xcd, 0x0f));

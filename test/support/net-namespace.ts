@@ -1,45 +1,15 @@
 // A network namespace for a test: taps, bridges and addresses that the host's own network never sees.
 //
 // It lives as long as a child process that does nothing, and that ends with this process however it ends. Making one needs
-// root; describeNetwork skips where that cannot be, and fails where nothing may be skipped.
+// root. Not only for Jest: benchmarks use it, too.
 
 import { execFileSync, spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { once } from 'node:events';
-import { describe, test } from '@jest/globals';
-import { errorCode } from '../../src/config/error-code.js';
 import { check, close, libc, O_RDONLY, open } from '../../src/platform/libc.js';
-import { TUN_PATH } from '../../src/platform/tap.js';
 import type { Fd } from '../../src/platform/units.js';
 
 const SYS_SETNS = 308;
 const CLONE_NEWNET = 0x4000_0000;
-
-/** Whether nothing may be skipped. */
-export const requireAll = process.env['CI'] === 'true' || process.env['TSVMM_REQUIRE_ALL'] === '1';
-
-/** `describe` for tests that make taps. */
-export function describeNetwork(name: string, body: () => void): void {
-  const problem = networkProblem();
-  if (problem === undefined) describe(name, body);
-  else if (requireAll) {
-    describe(name, () => {
-      test('network namespaces and taps can be made', () => {
-        throw new Error(`they are needed here, and ${problem}`);
-      });
-    });
-  } else describe.skip(`${name} (skipped: ${problem})`, body);
-}
-
-/** What keeps this process from making network namespaces and taps in them, if anything does. */
-export function networkProblem(): string | undefined {
-  if (process.getuid?.() !== 0) return 'only root can make network namespaces';
-  try {
-    execFileSync('unshare', ['-n', 'sh', '-c', `ip tuntap add dev tap0 mode tap`], { stdio: 'pipe' });
-    return undefined;
-  } catch (error) {
-    return `a tap in a namespace (unshare, ip, ${TUN_PATH}) fails: ${errorCode(error) ?? String(error)}`;
-  }
-}
 
 export class NetNamespace implements AsyncDisposable {
   private readonly anchor: ChildProcess;

@@ -2,7 +2,7 @@
 
 import { DEFAULT_VM_CONFIG, type VmConfig } from '../../src/config/vm-config.js';
 import { MIB } from '../../src/platform/units.js';
-import { Vm } from '../../src/vmm/vm.js';
+import { Vm, type VmExit } from '../../src/vmm/vm.js';
 
 /** A small configuration whose serial output goes to listeners only, and whose guest ends by its reboot. */
 export function testConfig(changes: Partial<VmConfig> = {}): VmConfig {
@@ -13,22 +13,31 @@ export function testConfig(changes: Partial<VmConfig> = {}): VmConfig {
 export class ConsoleRecorder {
   text = '';
   private waiters: (() => void)[] = [];
+  private exit: VmExit | undefined;
 
   constructor(vm: Vm) {
     vm.console.onOutput((bytes) => {
       this.text += Buffer.from(bytes).toString('latin1');
-      const { waiters } = this;
-      this.waiters = [];
-      for (const wake of waiters) wake();
+      this.wake();
+    });
+    void vm.exited.then((exit) => {
+      this.exit = exit;
+      this.wake();
     });
   }
 
-  /** Resolves when `pattern` has been printed after position `from`; rejects after `limitMs` with what was. */
+  /**
+   * Resolves when `pattern` has been printed after position `from`; rejects with what was when the VM has ended or after
+   * `limitMs`.
+   */
   async waitFor(pattern: RegExp, limitMs = 20_000, from = 0): Promise<RegExpExecArray> {
     const deadline = performance.now() + limitMs;
     for (;;) {
       const match = pattern.exec(this.text.slice(from));
       if (match !== null) return match;
+      if (this.exit !== undefined) {
+        throw new Error(`no ${String(pattern)} before the VM ended (${this.exit.reason}) in:\n${this.text}`);
+      }
       const left = deadline - performance.now();
       if (left <= 0) throw new Error(`no ${String(pattern)} within ${limitMs} ms in:\n${this.text}`);
       await new Promise<void>((resolve) => {
@@ -39,6 +48,12 @@ export class ConsoleRecorder {
         });
       });
     }
+  }
+
+  private wake(): void {
+    const { waiters } = this;
+    this.waiters = [];
+    for (const wake of waiters) wake();
   }
 }
 

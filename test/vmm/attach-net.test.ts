@@ -10,7 +10,8 @@ import {
 import { hasFeature } from '../../src/devices/virtio/device.js';
 import { attachNet } from '../../src/vmm/attach/net.js';
 import { ReleaseStack } from '../../src/vmm/release-stack.js';
-import { describeNetwork, NetNamespace } from '../support/net-namespace.js';
+import { describeNetwork } from '../support/describe-network.js';
+import { NetNamespace } from '../support/net-namespace.js';
 
 describeNetwork('--net', () => {
   let namespace: NetNamespace;

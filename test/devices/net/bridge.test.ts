@@ -20,7 +20,8 @@ import {
   tcpFrame,
   TCP_HEADERS,
 } from '../../support/frames.js';
-import { describeNetwork, NetNamespace } from '../../support/net-namespace.js';
+import { describeNetwork } from '../../support/describe-network.js';
+import { NetNamespace } from '../../support/net-namespace.js';
 import { headerBytes, NetGuest, frameOf, type NetGuestOptions, type ReceivedFrame } from './net-guest.js';
 
 const ANNE = Uint8Array.of(2, 0, 0, 0, 0, 1);

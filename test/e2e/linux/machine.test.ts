@@ -12,7 +12,8 @@ import { MIB } from '../../../src/platform/units.js';
 import { Vm } from '../../../src/vmm/vm.js';
 import { describeKvm } from '../../support/kvm.js';
 import { ACPI_CMDLINE, BOOT_LIMIT_MS, COMMAND_LIMIT_MS, LinuxGuest, testArtefact } from '../../support/linux-guest.js';
-import { NetNamespace, networkProblem, requireAll } from '../../support/net-namespace.js';
+import { networkProblem, requireAll } from '../../support/describe-network.js';
+import { NetNamespace } from '../../support/net-namespace.js';
 import { ConsoleRecorder } from '../../support/vms.js';
 import { describeWithTool } from '../../support/tools.js';
 import { connectVsock, readAll } from '../../support/vsock-client.js';
@@ -53,9 +54,11 @@ const onWholeMachine = (): void => {
     writeFileSync(pmem, '');
     truncateSync(pmem, PMEM_SIZE);
     data = new DataDisk(directory);
+    // On a busy machine the default of 30 s is too little for what is done while the watchdog runs.
+    const cmdline = `${ACPI_CMDLINE} root=/dev/vda rw wdat_wdt.timeout=600`;
     const boot = (): Promise<LinuxGuest> =>
       LinuxGuest.boot({
-        payload: { kernel: testArtefact('kernel'), cmdline: `${ACPI_CMDLINE} root=/dev/vda rw` },
+        payload: { kernel: testArtefact('kernel'), cmdline },
         cpus: { boot_vcpus: CPUS, max_vcpus: CPUS },
         // The host would join what is left beside the balloon's pages to huge pages, and so fill them again.
         memory: { size: 64 * MIB, thp: false },
