@@ -3,12 +3,13 @@
 import { block } from './block.js';
 import { exits } from './exits.js';
 import { runBench, type Bench } from './harness.js';
+import { linux } from './linux.js';
 import { net } from './net.js';
 import { snapshot } from './snapshot.js';
 import { start } from './start.js';
 import { vsock } from './vsock.js';
 
-const BENCHES: readonly Bench[] = [block, exits, net, snapshot, start, vsock];
+const BENCHES: readonly Bench[] = [block, exits, linux, net, snapshot, start, vsock];
 
 const USAGE = `usage: npm run bench -- NAME [--json FILE]
 

@@ -58,7 +58,7 @@ root_key() {
   local package
   {
     for package in "${copied_packages[@]}"; do package_version "$package"; done
-    cat "$here/mini.h" "$here/init.c" "$here/vsock-tool.c"
+    cat "$here"/{mini.h,init.c,vsock-tool.c,disk-tool.c}
     declare -f compile make_stubs build_root build_disk
   } | hash_of
 }
@@ -193,6 +193,7 @@ build_root() { # result folder
   mkdir -p "$root"/{bin,dev,lib64,proc,sys,tmp} "$root/$lib"
   compile "$here/init.c" "$root/init"
   compile "$here/vsock-tool.c" "$root/bin/vsock-tool"
+  compile "$here/disk-tool.c" "$root/bin/disk-tool"
   # busybox-static finds its applets by itself (FEATURE_SH_STANDALONE): no links, each of which costs boot time.
   install -m 755 "$(command -v busybox)" "$root/bin/busybox"
   ln -s busybox "$root/bin/sh"

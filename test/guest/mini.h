@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The few system calls that init.c and vsock-tool.c need, without a C library.
+// The few system calls that init.c, vsock-tool.c and disk-tool.c need, without a C library, and numbers as text.
 //
 // Why not glibc: on the machines where the tests run, guest kernel mode is emulated at about a
 // millisecond per thousand instructions, so the page faults, relocations and start-up system calls
@@ -96,6 +96,42 @@ static inline void write_all(int fd, const char *data, size_t n)
 		data += done;
 		n -= (size_t)done;
 	}
+}
+
+// `*bad` is set when it is none.
+static inline u64 number(const char *text, int *bad)
+{
+	u64 value = 0;
+
+	*bad |= *text == '\0';
+	for (; *text != '\0'; text++) {
+		*bad |= *text < '0' || *text > '9';
+		value = value * 10 + (u64)(*text - '0');
+	}
+	return value;
+}
+
+// The two that follow return the end of what they have written, which is not terminated.
+static inline char *put(char *to, const char *text)
+{
+	size_t n = length(text);
+
+	memcpy(to, text, n);
+	return to + n;
+}
+
+static inline char *put_number(char *to, u64 value)
+{
+	char digits[20];
+	unsigned n = 0;
+
+	do {
+		digits[n++] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value > 0);
+	while (n > 0)
+		*to++ = digits[--n];
+	return to;
 }
 
 int program(int argc, char **argv, char **envp);

@@ -155,18 +155,6 @@ static char *sha256_hex(struct sha256 *s, char *to)
 
 // ---- small helpers ----
 
-static u64 number(const char *text, int *bad)
-{
-	u64 value = 0;
-
-	*bad |= *text == '\0';
-	for (; *text != '\0'; text++) {
-		*bad |= *text < '0' || *text > '9';
-		value = value * 10 + (u64)(*text - '0');
-	}
-	return value;
-}
-
 static u16 swap16(u64 value)
 {
 	return (u16)(value << 8 | (value >> 8 & 0xff));
@@ -189,28 +177,6 @@ static u32 ipv4(const char *text, int *bad)
 		address |= byte << (8 * i);
 	}
 	return address;
-}
-
-static char *put(char *to, const char *text)
-{
-	size_t n = length(text);
-
-	memcpy(to, text, n);
-	return to + n;
-}
-
-static char *put_number(char *to, u64 value)
-{
-	char digits[20];
-	unsigned n = 0;
-
-	do {
-		digits[n++] = (char)('0' + value % 10);
-		value /= 10;
-	} while (value > 0);
-	while (n > 0)
-		*to++ = digits[--n];
-	return to;
 }
 
 static void fail(const char *what, long error)
