@@ -23,7 +23,14 @@ const LARGE_SEGMENTS = 'echo 44 >/proc/sys/net/ipv4/tcp_min_tso_segs';
 const WITHOUT_PACING = 'echo reno >/proc/sys/net/ipv4/tcp_congestion_control';
 
 /** The device that `checkNetwork` looks at; the VM has to be made in a network namespace: `namespace.enter(...)`. */
-export const NET_CONFIG: NetConfig = { id: 'lan', tap: 'guest0', ip: HOST, mac: '52:54:00:00:07:02' };
+export const NET_CONFIG: NetConfig = {
+  id: 'lan',
+  tap: 'guest0',
+  ip: HOST,
+  mac: '52:54:00:00:07:02',
+  // A tap that is made anew for a restored guest would have another, and the guest remembers this one for a while (ARP).
+  host_mac: '52:54:00:00:07:01',
+};
 
 /** What goes each way by TCP: 100 MB, in pieces that a busy machine moves well within the limit of a command. */
 const TRANSFERS = 4;
