@@ -1,5 +1,7 @@
 // Says that a guest or the host misbehaved, at a bounded rate: a guest must not be able to fill the host's disk.
 
+import type { DeviceContext } from './virtio/device.js';
+
 const BURST = 10;
 const REFILL_MS = 1000;
 
@@ -14,6 +16,16 @@ export class FaultLog {
     this.log = log;
     this.now = now;
     this.refilledAt = now();
+  }
+
+  /** That of a device: warnings in its name, by the clock of its worker's loop. */
+  static ofDevice({ log, loop }: Pick<DeviceContext, 'log' | 'loop'>): FaultLog {
+    return new FaultLog(
+      (message) => {
+        log('warn', message);
+      },
+      () => loop.now(),
+    );
   }
 
   /** Logs `what` unless there was too much lately. `detail` is a number or a name worth having, if any. */

@@ -106,14 +106,9 @@ export class BalloonDevice implements VirtioDevice, RequestHandler {
   private poisonValue = 0;
 
   constructor(settings: BalloonSettings, context: DeviceContext) {
-    const { loop, log, counters } = context;
+    const { counters } = context;
     this.context = context;
-    this.faults = new FaultLog(
-      (message) => {
-        log('warn', message);
-      },
-      () => loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
     this.statistics = new Statistics(counters.subarray(STATISTICS_UPDATES), this);
     counters[TARGET_BYTES] = settings.size;
   }

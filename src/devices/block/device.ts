@@ -113,10 +113,7 @@ export class BlockDevice implements VirtioDevice, Poller {
     this.log = log;
     this.counters = counters;
     this.updateConfig = updateConfig;
-    this.faults = new FaultLog(
-      (message) => log('warn', message),
-      () => loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
     this.image = image ?? openImage(settings.image, log);
     this.path = settings.image.file.path;
     this.request = new BlockRequest(this.image.size, settings.readOnly);

@@ -71,12 +71,7 @@ export class ConsoleDevice implements VirtioDevice {
     this.context = context;
     this.loop = context.loop;
     this.counters = context.counters;
-    this.faults = new FaultLog(
-      (message) => {
-        context.log('warn', message);
-      },
-      () => context.loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
     this.tx = new SharedRing(settings.shared.tx);
     this.rx = new SharedRing(settings.shared.rx);
     this.size = new Int32Array(settings.shared.size);

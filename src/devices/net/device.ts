@@ -105,15 +105,10 @@ export class NetDevice implements VirtioDevice, Poller, ControlCommands {
 
   /** Throws SysError when a queue of the tap cannot be detached. */
   constructor(settings: NetSettings, context: DeviceContext, tap: TapControl = tapControl(settings.queues)) {
-    const { loop, log, counters } = context;
+    const { loop, counters } = context;
     this.context = context;
     this.tap = tap;
-    this.faults = new FaultLog(
-      (message) => {
-        log('warn', message);
-      },
-      () => loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
     const limiter = (stalls: number): RateLimiter | undefined =>
       settings.rateLimiter === undefined
         ? undefined

@@ -36,15 +36,9 @@ export class PmemDevice implements VirtioDevice, RequestHandler {
   private failure = 0;
 
   constructor(settings: PmemSettings, context: DeviceContext) {
-    const { loop, log } = context;
     this.settings = settings;
     this.context = context;
-    this.faults = new FaultLog(
-      (message) => {
-        log('warn', message);
-      },
-      () => loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
   }
 
   activate({ memory, queues, interrupt }: Activation): void {

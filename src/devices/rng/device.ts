@@ -44,15 +44,9 @@ export class RngDevice implements VirtioDevice, RequestHandler, FdHandler, Timer
   private failure = 0;
 
   constructor(settings: RngSettings, context: DeviceContext) {
-    const { loop, log } = context;
     this.settings = settings;
     this.context = context;
-    this.faults = new FaultLog(
-      (message) => {
-        log('warn', message);
-      },
-      () => loop.now(),
-    );
+    this.faults = FaultLog.ofDevice(context);
   }
 
   activate({ memory, queues, interrupt }: Activation): void {
