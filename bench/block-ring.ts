@@ -6,9 +6,8 @@ import { BLOCK_COUNTERS, VIRTIO_BLK_F_FLUSH_BIT, type HostFileSettings } from '.
 import { featureWords, VIRTIO_F_VERSION_1_BIT } from '../src/devices/virtio/device.js';
 import { SplitQueue } from '../src/devices/virtio/queue.js';
 import { EventLoop } from '../src/platform/event-loop.js';
-import { GuestMemory, type MemoryChunk } from '../src/platform/guest-memory.js';
-import { mapOverSharedBuffer, unmapFromSharedBuffer } from '../src/platform/mapping.js';
-import { guestAddress, MIB, PAGE_SIZE } from '../src/platform/units.js';
+import { MIB, PAGE_SIZE } from '../src/platform/units.js';
+import { RingMemory } from './ring-memory.js';
 
 const VIRTIO_BLK_T_IN = 0;
 const VIRTIO_BLK_T_OUT = 1;
@@ -42,7 +41,7 @@ export interface Load {
 }
 
 export class BlockRing {
-  private readonly chunk: MemoryChunk;
+  private readonly ram = new RingMemory(MEMORY_SIZE);
   private readonly loop = new EventLoop();
   private readonly device: BlockDevice;
   private readonly words16: Uint16Array;
@@ -52,17 +51,8 @@ export class BlockRing {
   private availIndex = 0;
 
   constructor(file: HostFileSettings) {
-    const mapped = mapOverSharedBuffer({ kind: 'anonymous' }, MEMORY_SIZE);
-    this.chunk = {
-      guestAddress: guestAddress(0),
-      size: MEMORY_SIZE,
-      hostAddress: mapped.address,
-      buffer: mapped.buffer,
-      bufferOffset: mapped.offset,
-      backing: { kind: 'anonymous' },
-    };
-    const memory = new GuestMemory([this.chunk]);
-    [{ words16: this.words16, words32: this.words32, bytes: this.bytes }] = memory.chunks;
+    const { memory, chunk } = this.ram;
+    ({ words16: this.words16, words32: this.words32, bytes: this.bytes } = chunk);
     this.bytes.fill(0x5a, DATA);
     this.fileSize = file.size;
     this.device = new BlockDevice(
@@ -129,7 +119,7 @@ export class BlockRing {
   close(): void {
     this.device.close();
     this.loop.close();
-    unmapFromSharedBuffer({ address: this.chunk.hostAddress, size: this.chunk.size });
+    this.ram.close();
   }
 
   /** As Linux does it: one descriptor in the ring, the chain in a table, each page of the data somewhere else. */

@@ -6,9 +6,8 @@ import { NET_COUNTERS, RX_FRAMES, TX_FRAMES, VIRTIO_NET_F_MRG_RXBUF_BIT } from '
 import { featureWords, VIRTIO_F_VERSION_1_BIT } from '../src/devices/virtio/device.js';
 import { SplitQueue, type QueueLayout } from '../src/devices/virtio/queue.js';
 import { EventLoop } from '../src/platform/event-loop.js';
-import { GuestMemory, type MemoryChunk } from '../src/platform/guest-memory.js';
-import { mapOverSharedBuffer, unmapFromSharedBuffer } from '../src/platform/mapping.js';
-import { guestAddress, MIB, type Fd } from '../src/platform/units.js';
+import { MIB, type Fd } from '../src/platform/units.js';
+import { RingMemory } from './ring-memory.js';
 
 const DESC_F_NEXT = 1;
 const DESC_F_WRITE = 2;
@@ -28,7 +27,7 @@ const RX_BUFFER_SIZE = 1536;
 const MEMORY_SIZE = 4 * MIB;
 
 export class NetRing {
-  private readonly chunk: MemoryChunk;
+  private readonly ram = new RingMemory(MEMORY_SIZE);
   private readonly loop = new EventLoop();
   private readonly device: NetDevice;
   private readonly words16: Uint16Array;
@@ -37,17 +36,8 @@ export class NetRing {
 
   /** `fd` gives and takes one frame a call, as a tap does; it stays the caller's. */
   constructor(fd: Fd) {
-    const mapped = mapOverSharedBuffer({ kind: 'anonymous' }, MEMORY_SIZE);
-    this.chunk = {
-      guestAddress: guestAddress(0),
-      size: MEMORY_SIZE,
-      hostAddress: mapped.address,
-      buffer: mapped.buffer,
-      bufferOffset: mapped.offset,
-      backing: { kind: 'anonymous' },
-    };
-    const memory = new GuestMemory([this.chunk]);
-    [{ words16: this.words16, words32: this.words32 }] = memory.chunks;
+    const { memory, chunk } = this.ram;
+    ({ words16: this.words16, words32: this.words32 } = chunk);
     this.device = new NetDevice(
       { kind: 'net', queues: [fd], rateLimiter: undefined },
       {
@@ -104,7 +94,7 @@ export class NetRing {
   close(): void {
     this.device.close();
     this.loop.close();
-    unmapFromSharedBuffer({ address: this.chunk.hostAddress, size: this.chunk.size });
+    this.ram.close();
   }
 
   private rate(counter: number, seconds: number, offer: () => void): number {
