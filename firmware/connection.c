@@ -2,6 +2,7 @@
 
 #include "connection.h"
 #include "clock.h"
+#include "console.h"
 #include "machine.h"
 #include "services.h"
 #include "stats.h"
@@ -409,6 +410,9 @@ void connection_ring_sent(u16 number, u32 bytes)
 static void accept(const struct virtio_vsock_hdr *hdr)
 {
     const struct service *service = service_at(hdr->dst_port);
+    if (service == NULL) {
+        service = console_service_at(hdr->dst_port);
+    }
     bool type_known = hdr->type == VIRTIO_VSOCK_TYPE_STREAM ||
                       (hdr->type == VIRTIO_VSOCK_TYPE_SEQPACKET && vsock_seqpacket() && service != NULL &&
                        service->seqpacket);

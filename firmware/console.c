@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Commands, line editing, and the session that `connect` opens: lines from the host are shown and echoed back to it,
-// lines typed go to the host.
+// Commands, line editing, and the session that `connect`, `chat` and `listen` open: lines from the other side are shown,
+// lines typed go there. `connect` echoes what it hears; the other two do not, so that two guests can talk to each other.
 
 #include "console.h"
 #include "connection.h"
@@ -42,7 +42,9 @@ static bool after_return;
 
 static bool has_vsock;
 static struct connection *session; // connecting or open, as long as the console follows it
-static char heard[MAX_LINE];       // of a line from the host
+static bool listening;             // the next connection to the port becomes the session
+static u32 listening_port;
+static char heard[MAX_LINE]; // of a line from the other side
 static u32 heard_length;
 
 // Long answers are put together first: one string costs less than its parts.
@@ -55,9 +57,15 @@ static void flush(void)
     text.length = 0;
 }
 
+// Whether lines typed are for another side, be it still to come.
+static bool in_session(void)
+{
+    return session != NULL || listening;
+}
+
 static void add_prompt(void)
 {
-    if (session == NULL) {
+    if (!in_session()) {
         add(&text, PROMPT);
     }
 }
@@ -68,7 +76,7 @@ static void add_heard(void)
 {
     add(&text, "< ");
     for (u32 i = 0; i < heard_length; i++) {
-        // The host's bytes must not steer the terminal.
+        // The other side's bytes must not steer the terminal.
         char c = heard[i] >= ' ' && heard[i] < KEY_DELETE ? heard[i] : '.';
         add_bytes(&text, &c, 1);
     }
@@ -94,7 +102,19 @@ static void session_established(struct connection *c)
     }
 }
 
-static bool session_receive(struct connection *c, const u8 *bytes, u32 length, u32 flags)
+// Somebody connects to the port that `listen` named.
+static bool session_taken(struct connection *c)
+{
+    if (!listening) {
+        return false;
+    }
+    listening = false;
+    session = c;
+    session_established(c);
+    return true;
+}
+
+static void hear(struct connection *c, const u8 *bytes, u32 length)
 {
     for (u32 i = 0; c == session && i < length; i++) {
         if (bytes[i] == '\n') {
@@ -106,6 +126,18 @@ static bool session_receive(struct connection *c, const u8 *bytes, u32 length, u
             }
         }
     }
+}
+
+static bool chat_receive(struct connection *c, const u8 *bytes, u32 length, u32 flags)
+{
+    (void)flags;
+    hear(c, bytes, length);
+    return true;
+}
+
+static bool session_receive(struct connection *c, const u8 *bytes, u32 length, u32 flags)
+{
+    hear(c, bytes, length);
     return ring_write(&c->ring, bytes, length, flags);
 }
 
@@ -136,7 +168,11 @@ static void session_closed(struct connection *c)
     if (heard_length != 0) {
         add_heard();
     }
-    add(&text, c->state == CONNECTION_CONNECTING ? "refused\r\n" : "closed by the host\r\n");
+    if (c->state == CONNECTION_CONNECTING) {
+        add(&text, "refused\r\n");
+    } else {
+        add(&text, c->peer_cid == VSOCK_CID_HOST ? "closed by the host\r\n" : "closed by the guest\r\n");
+    }
     session = NULL;
     add_prompt();
     flush();
@@ -154,12 +190,44 @@ static const struct service session_service = {
     .closed = session_closed,
 };
 
+static const struct service chat_service = {
+    .name = "chat",
+    .buf_alloc = SESSION_BUF_ALLOC,
+    .with_ring = true,
+    .established = session_established,
+    .receive = chat_receive,
+    .peek = session_peek,
+    .advance = session_advance,
+    .finished = session_finished,
+    .closed = session_closed,
+};
+
+static const struct service listen_service = {
+    .name = "listen",
+    .buf_alloc = SESSION_BUF_ALLOC,
+    .with_ring = true,
+    .open = session_taken,
+    .receive = chat_receive,
+    .peek = session_peek,
+    .advance = session_advance,
+    .finished = session_finished,
+    .closed = session_closed,
+};
+
+const struct service *console_service_at(u32 port)
+{
+    return listening && port == listening_port ? &listen_service : NULL;
+}
+
 static void leave_session(void)
 {
     struct connection *c = session;
     session = NULL;
+    listening = false;
     heard_length = 0;
-    if (c->state == CONNECTION_OPEN) {
+    if (c == NULL) {
+        // Nobody has come.
+    } else if (c->state == CONNECTION_OPEN) {
         c->phase = 1;
         connection_schedule(c);
     } else {
@@ -175,10 +243,10 @@ static void send_line(void)
         return;
     }
     typed[typed_length] = '\n';
-    if (session->state != CONNECTION_OPEN) {
+    if (session == NULL || session->state != CONNECTION_OPEN) {
         add(&text, "not connected yet\r\n");
     } else if (typed_length + 1 > session->ring.size - SESSION_BUF_ALLOC - ring_used(&session->ring)) {
-        add(&text, "the host does not read; line dropped\r\n");
+        add(&text, "the other side does not read; line dropped\r\n");
     } else {
         ring_write(&session->ring, (const u8 *)typed, typed_length + 1, 0);
         connection_schedule(session);
@@ -195,7 +263,7 @@ static void add_services(void)
     }
 }
 
-static void command_connect(const char *argument)
+static void open_session(const char *argument, const struct service *service)
 {
     u64 cid = VSOCK_CID_HOST;
     u64 port;
@@ -205,14 +273,41 @@ static void command_connect(const char *argument)
         rest = text_number(rest + 1, &port);
     }
     if (rest == NULL || *rest != '\0' || port > 0xffffffff || cid > 0xffffffff) {
-        add(&text, "usage: connect [<cid>:]<port>\r\n");
+        add(&text, "usage: connect or chat [<cid>:]<port>\r\n");
     } else if (!has_vsock) {
         add(&text, "no vsock device\r\n");
     } else {
-        session = connection_connect(cid, (u32)port, &session_service);
+        session = connection_connect(cid, (u32)port, service);
         if (session == NULL) {
             add(&text, "out of memory\r\n");
         }
+    }
+}
+
+static void command_connect(const char *argument)
+{
+    open_session(argument, &session_service);
+}
+
+static void command_chat(const char *argument)
+{
+    open_session(argument, &chat_service);
+}
+
+static void command_listen(const char *argument)
+{
+    u64 port;
+    const char *rest = text_number(argument, &port);
+    if (rest == NULL || *rest != '\0' || port > 0xffffffff) {
+        add(&text, "usage: listen <port>\r\n");
+    } else if (!has_vsock) {
+        add(&text, "no vsock device\r\n");
+    } else if (service_at((u32)port) != NULL) {
+        add(&text, "a service has that port\r\n");
+    } else {
+        listening = true;
+        listening_port = (u32)port;
+        add(&text, "listening; a lone . ends it\r\n");
     }
 }
 
@@ -276,6 +371,8 @@ static const struct command {
 } commands[] = {
     {"help", "help", "this list", command_help},
     {"connect", "connect [<cid>:]<port>", "talk to a port of the host, or of a guest; a lone . ends it", command_connect},
+    {"chat", "chat [<cid>:]<port>", "the same, and what comes is not echoed", command_chat},
+    {"listen", "listen <port>", "chat with who connects to that port next", command_listen},
     {"stats", "stats", "what the services did", command_stats},
     {"reboot", "reboot", "reset the machine", command_reboot},
     {"poweroff", "poweroff", "switch the machine off", command_poweroff},
@@ -326,7 +423,7 @@ static void end_line(void)
     add(&text, "\r\n");
     flush();
     typed[typed_length] = '\0';
-    if (session != NULL) {
+    if (in_session()) {
         send_line();
     } else {
         run_command(typed);
@@ -367,7 +464,7 @@ static void take_key(char key)
     case KEY_CTRL_C:
         typed_length = 0;
         add(&text, "^C\r\n");
-        if (session != NULL) {
+        if (in_session()) {
             leave_session();
         }
         add_prompt();
@@ -415,5 +512,6 @@ void console_start(const struct boot_info *boot, bool vsock_works)
 void console_lost_vsock(void)
 {
     has_vsock = false;
+    listening = false;
     serial_print("\r\nthe vsock device stopped working\r\n");
 }

@@ -57,6 +57,31 @@ describeKvm('sibling guests', () => {
     await type(b, 'still here', /< still here/);
   });
 
+  test('guests chat: one listens, the other calls, and neither echoes', async () => {
+    const a = await create({ cid: 3 });
+    const b = await create({ cid: 4 });
+    a.vm.vsock.join(b.vm);
+    await Promise.all([start(a), start(b)]);
+    await type(a, 'chat 4:5000', /refused/);
+    await type(b, 'listen 7', /a service has that port/);
+    await type(b, 'listen 5000', /listening/);
+    await type(b, 'too early', /not connected yet/);
+    await type(a, 'chat 4:5001', /refused/);
+    await type(a, 'chat 4:5000', /connected/);
+    await b.console.waitFor(/connected/);
+    await type(a, 'good day', /good day/);
+    await b.console.waitFor(/< good day/);
+    await type(b, 'to you, too', /to you, too/);
+    await a.console.waitFor(/< to you, too/);
+    await type(b, '.', /closed\r\n> $/);
+    await a.console.waitFor(/closed by the guest\r\n> $/);
+    expect(a.console.text).not.toContain('< good day');
+    expect(b.console.text).not.toContain('< to you, too');
+    await type(b, 'listen 5000', /listening/);
+    await type(b, '.', /closed\r\n> $/);
+    await type(a, 'chat 4:5000', /refused/);
+  });
+
   test('VMs joined by their owner need no socket', async () => {
     const a = await create({ cid: 3 });
     const b = await create({ cid: 4 });
@@ -79,7 +104,7 @@ describeKvm('sibling guests', () => {
     await start(b);
     await type(a, 'connect 5:7', /connected/);
     await b.vm.stop();
-    await a.console.waitFor(/closed by the host/);
+    await a.console.waitFor(/closed by the guest/);
     await type(a, 'connect 5:7', /refused/);
   });
 
@@ -103,7 +128,7 @@ describeKvm('sibling guests', () => {
       let text = '';
       while (!text.includes('answer\n')) text += String((await once(socket, 'data'))[0]);
       socket.end();
-      await a.console.waitFor(/closed by the host/);
+      await a.console.waitFor(/closed by the guest/);
     } finally {
       server.close();
     }
