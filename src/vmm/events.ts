@@ -9,7 +9,7 @@ import type { EndReason } from '../vsock/endpoint.js';
 import type { VmExit } from './exit.js';
 
 /** What each event says beside its type. */
-interface Details {
+export interface VmEventDetails {
   /** The kernel is in memory, and the vCPUs are started. */
   booting: unknown;
   /** The first instruction is about to run. */
@@ -42,10 +42,10 @@ interface Details {
   'vsock-missed': { readonly count: number };
 }
 
-export type VmEventType = keyof Details;
-export type VmEventOf<T extends VmEventType> = { readonly type: T } & (unknown extends Details[T]
+export type VmEventType = keyof VmEventDetails;
+export type VmEventOf<T extends VmEventType> = { readonly type: T } & (unknown extends VmEventDetails[T]
   ? unknown
-  : Details[T]);
+  : VmEventDetails[T]);
 /** Any event; `type` tells which. */
 export type VmEvent = { [T in VmEventType]: VmEventOf<T> }[VmEventType];
 

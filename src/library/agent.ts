@@ -1,0 +1,14 @@
+/**
+ * The agent in a Linux guest: programs, file copies, published ports, load. `vm.agent` needs a vsock device and
+ * `tsvmm-agent` running in the guest ([docs/agent.md](../../docs/agent.md)).
+ *
+ * @module Guest agent
+ */
+
+export { GUEST_AGENT } from '../agent/binary.js';
+export type { CopyOptions, CopyOutOptions, CopyProgress } from '../agent/copy.js';
+export { AgentError, type AgentErrorCode } from '../agent/errors.js';
+export type { GuestAgent, RequestOptions } from '../agent/guest-agent.js';
+export type { GuestMetrics } from '../agent/metrics.js';
+export type { ExecExit, ExecOptions, GuestProcess, RunOptions, RunResult, TerminalSize } from '../agent/program.js';
+export type { PublishedPort, PublishOptions } from '../agent/publish.js';

@@ -1,0 +1,9 @@
+/**
+ * Root images for guests, built without root privileges ([docs/images.md](../../docs/images.md)).
+ *
+ * @module Root images
+ */
+
+export { buildImage, type ImageFormat, type ImageOptions, type ImageReport, type ImageSource } from '../image/build.js';
+export { ImageError, type ImageErrorCode } from '../image/errors.js';
+export type { DevicePolicy } from '../image/layer.js';

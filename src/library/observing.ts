@@ -1,0 +1,9 @@
+/**
+ * What happens to a virtual machine, and what is measured of it ([docs/operating.md](../../docs/operating.md)).
+ *
+ * @module Events and metrics
+ */
+
+export type { VmEvent, VmEventDetails, VmEventOf, VmEvents, VmEventType } from '../vmm/events.js';
+export type { MetricFamily, MetricSample } from '../vmm/metrics/family.js';
+export { PROMETHEUS_CONTENT_TYPE, prometheusText } from '../vmm/metrics/prometheus.js';
