@@ -36,10 +36,11 @@ export interface VmConsole {
   /** Where other programs reach it: the terminal's path with mode `Pty`, the socket's with `Socket`, else undefined. */
   readonly path: string | undefined;
   /**
-   * Types `bytes` at the guest. Resolves when the device has them all (64 KiB fit before the guest reads), or when the VM
-   * has ended: a source that waits for it does not pile up in memory.
+   * Types `input`, text as UTF-8, at the guest; most take `\r` or `\n` as the Enter key, the built-in one `\r`. Resolves
+   * when the device has all of it (64 KiB fit before the guest reads), or when the VM has ended: a source that waits for it
+   * does not pile up in memory.
    */
-  write(bytes: Uint8Array): Promise<void>;
+  write(input: Uint8Array | string): Promise<void>;
   /** Calls `listener` with all output from now on; returns the function that ends it. */
   onOutput(listener: ConsoleListener): () => void;
   /** How many bytes the guest has printed since the VM was created. */
@@ -101,10 +102,11 @@ export class GuestConsole implements VmConsole {
     return this.end?.path;
   }
 
-  write(bytes: Uint8Array): Promise<void> {
+  write(input: Uint8Array | string): Promise<void> {
     if (this.closed || this.port.push === undefined) return Promise.resolve();
+    const bytes = typeof input === 'string' ? Buffer.from(input) : Uint8Array.from(input);
     return new Promise((accepted) => {
-      this.input.push({ bytes: Uint8Array.from(bytes), accepted });
+      this.input.push({ bytes, accepted });
       this.pushInput();
     });
   }

@@ -103,7 +103,7 @@ describeKvm('the built-in guest', () => {
   test('banner, help, statistics, unknown commands and power-off', async () => {
     await withVm(testConfig(), async (vm, console) => {
       await console.waitFor(/tsvmm guest [^]*> $/);
-      await vm.console.write(Buffer.from('help\r'));
+      await vm.console.write('help\r');
       await console.waitFor(/connect .*<port>[^]*poweroff[^]*> $/);
       await vm.console.write(Buffer.from('nonsense\r'));
       await console.waitFor(/nonsense[^]*help/);
