@@ -81,6 +81,7 @@ export class ProgramAdder {
       );
     }
     await this.put(host, place);
+    await this.putShortName(place);
     if (executable.kind === 'script') {
       if (scripts === MAX_SCRIPTS) {
         throw new ImageError('bad-link', program, 'its interpreter is a script, and so on', 'name what runs it');
@@ -205,6 +206,24 @@ export class ProgramAdder {
 
   private text(path: string): Promise<string> {
     return readFile(this.root + path, 'utf8').catch(() => '');
+  }
+
+  /**
+   * Where /bin is a link to /usr/bin, as on most hosts, programs have two names, and scripts and kernels use the short one:
+   * /bin/sh. One link for each program: a link for all would be in the way of a folder or a layer that has its own /bin.
+   */
+  private async putShortName(place: string): Promise<void> {
+    if (!/^\/usr\/s?bin\/[^/]+$/.test(place)) return;
+    const name = place.slice('/usr'.length);
+    const [long, short] = await Promise.all(
+      [place, name].map((path) => realpath(this.root + path).catch(() => undefined)),
+    );
+    const path = splitPath(nameFromHost(name), place);
+    const { tree, budget } = this.context;
+    if (long === undefined || long !== short || tree.find(path, place) !== undefined) return;
+    budget.takeEntry(place);
+    const attributes = { mode: 0o777, uid: 0, gid: 0, mtime: 0 };
+    tree.put(path, { kind: 'symlink', attributes, target: place }, place);
   }
 
   private async put(host: string, place: string): Promise<void> {

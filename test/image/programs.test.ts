@@ -78,15 +78,25 @@ function put(path: string, bytes: Buffer | string): void {
 const LOADER = '/lib64/ld-linux-x86-64.so.2';
 const MUSL = '/lib/ld-musl-x86_64.so.1';
 
-/** Adds programs of the made host; the files that the tree then has. */
-async function added(...programs: readonly string[]): Promise<{ files: string[]; notes: string[] }> {
-  const tree = new Tree();
+/** Adds programs of the made host to `tree`; the files that it then has, and its links. */
+async function addedTo(
+  tree: Tree,
+  ...programs: readonly string[]
+): Promise<{ files: string[]; links: Record<string, string>; notes: string[] }> {
   const notes: string[] = [];
   const note = (text: string): void => void notes.push(text);
   const adder = new ProgramAdder({ tree, budget: new Budget(2 ** 40), signal: undefined, root, note });
   for (const program of programs) await adder.add(program);
-  const files = [...tree.entries()].filter(({ inode }) => inode.kind === 'file').map(({ path }) => path);
-  return { files, notes };
+  const entries = [...tree.entries()];
+  const files = entries.filter(({ inode }) => inode.kind === 'file').map(({ path }) => path);
+  const links = Object.fromEntries(
+    entries.flatMap(({ path, inode }) => (inode.kind === 'symlink' ? [[path, inode.target]] : [])),
+  );
+  return { files, links, notes };
+}
+
+function added(...programs: readonly string[]): ReturnType<typeof addedTo> {
+  return addedTo(new Tree(), ...programs);
 }
 
 async function codeOf(work: Promise<unknown>): Promise<string> {
@@ -118,6 +128,28 @@ describe('programs', () => {
   test('a static program comes alone', async () => {
     put('/app', elf());
     expect((await added('/app')).files).toEqual(['app']);
+  });
+
+  test('where the host has /bin as a link to /usr/bin, a program has its short name, too', async () => {
+    put('/usr/bin/sh', elf());
+    symlinkSync('usr/bin', join(root, 'bin'));
+    expect(await added('/usr/bin/sh')).toMatchObject({ files: ['usr/bin/sh'], links: { 'bin/sh': '/usr/bin/sh' } });
+    expect(await added('/bin/sh')).toMatchObject({ files: ['bin/sh'], links: {} });
+    put('/usr/sbin/only-there', elf());
+    put('/sbin/other', elf());
+    expect((await added('/usr/sbin/only-there')).links).toEqual({});
+  });
+
+  test('what has the short name already keeps it', async () => {
+    put('/usr/bin/sh', elf());
+    symlinkSync('usr/bin', join(root, 'bin'));
+    const attributes = { mode: 0o755, uid: 0, gid: 0, mtime: 0 };
+    const tree = new Tree();
+    tree.put(['bin', 'sh'], { kind: 'symlink', attributes, target: 'busybox' }, 'a folder');
+    expect((await addedTo(tree, '/usr/bin/sh')).links).toEqual({ 'bin/sh': 'busybox' });
+    const merged = new Tree();
+    merged.put(['bin'], { kind: 'symlink', attributes, target: 'usr/bin' }, 'a layer');
+    expect((await addedTo(merged, '/usr/bin/sh')).links).toEqual({ bin: 'usr/bin' });
   });
 
   test('RUNPATH is for its own file; RPATH is inherited; $ORIGIN is the folder of the file', async () => {
