@@ -1,15 +1,14 @@
 // The agent in the guest, as the library shows it: `vm.agent`. Main thread.
 //
-// Loads little: what a request needs comes with the first of its kind.
+// Every VM has one, so this loads next to nothing: what a request needs comes with the first of its kind.
 
 import type { Duplex } from 'node:stream';
 import type { CopyOptions, CopyOutOptions } from './copy.js';
 import { AgentError } from './errors.js';
 import type { GuestMetrics } from './metrics.js';
 import type { ExecOptions, GuestProcess, RunOptions, RunResult } from './program.js';
-import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, FRAME } from './protocol.js';
+import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT } from './ports.js';
 import type { PublishedPort, PublishOptions } from './publish.js';
-import { AgentSession } from './session.js';
 import type { AgentTransport } from './transport.js';
 
 export interface AgentPorts {
@@ -91,15 +90,8 @@ export class GuestAgent {
 
   /** A round trip to the agent, in milliseconds. Rejects with AgentError. */
   async ping(options: RequestOptions = {}): Promise<number> {
-    const session = await AgentSession.open(this.transport, this.port, options);
-    try {
-      const begin = performance.now();
-      session.send(FRAME.PING);
-      await session.expect(FRAME.PONG);
-      return performance.now() - begin;
-    } finally {
-      session.destroy();
-    }
+    const { ping } = await import('./ping.js');
+    return ping(this.transport, this.port, options);
   }
 
   /**

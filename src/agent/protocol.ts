@@ -7,11 +7,6 @@ import { AgentError, type AgentErrorCode } from './errors.js';
 export const MAGIC = 0x41767374;
 export const VERSION = 1;
 
-/** Where the agent listens, unless it is told otherwise. */
-export const DEFAULT_AGENT_PORT = 7350;
-/** Where the agent calls the host. */
-export const DEFAULT_READY_PORT = 7351;
-
 /** le32 length of the payload, le32 type. */
 export const FRAME_HEADER = 8;
 export const FRAME_MAX = 131_072;

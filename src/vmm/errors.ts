@@ -46,3 +46,32 @@ export class VmError extends Error {
     this.mend = mend;
   }
 }
+
+export function notRunning(what: string, cause?: unknown): VmError {
+  return new VmError(
+    'NOT_RUNNING',
+    `a VM that does not run cannot ${what}`,
+    'start it first, or make a new one',
+    cause,
+  );
+}
+
+/** What KVM says against a saved state, and what a thread that was to go on from it ended of. */
+export function cannotGoOn(why: unknown): VmError {
+  return new VmError(
+    'SNAPSHOT',
+    `the VM cannot go on from its snapshot: ${why instanceof Error ? why.message : String(why)}`,
+    'restore it on a host like the one where it was saved, or take a new one',
+    why,
+  );
+}
+
+/** Throws VmError INTERNAL when there are any: `names` are of threads that did not end. */
+export function throwIfStuck(names: readonly string[]): void {
+  if (names.length === 0) return;
+  throw new VmError(
+    'INTERNAL',
+    `the ${names.join(' and ')} worker did not end in time`,
+    'this is a bug of tsvmm: please report it; end the process to free what it holds',
+  );
+}

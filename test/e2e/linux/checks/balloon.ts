@@ -54,7 +54,8 @@ export async function checkBalloon(guest: LinuxGuest, vm: Vm): Promise<void> {
 }
 
 function ramOf(vm: Vm): readonly ChunkView[] {
-  return new GuestMemory((vm as unknown as { readonly hardware: Hardware }).hardware.memory.map).chunks;
+  return new GuestMemory((vm as unknown as { readonly life: { readonly built: Hardware } }).life.built.memory.map)
+    .chunks;
 }
 
 /** Bytes of guest RAM that this process has in memory. */

@@ -1,0 +1,29 @@
+// What is said about a VM beside its configuration: types of the calls of `Vm`.
+
+import type { VmEvent } from './events.js';
+import type { SnapshotOverrides } from './snapshot/overrides.js';
+import type { LogLevel } from './worker-protocol.js';
+
+/** Receives what the VM has to say. */
+export type VmLog = (level: LogLevel, component: string, message: string) => void;
+
+export interface VmOptions {
+  readonly log?: VmLog;
+  /** With 'debug' the log has a line about every vsock connection that ends, which otherwise is not even put together. */
+  readonly logLevel?: LogLevel;
+  /** Hears every event from the beginning, those about vsock connections only with `logLevel` 'debug'. */
+  readonly onEvent?: (event: VmEvent) => void;
+}
+
+export interface RestoreOptions extends VmOptions {
+  /** What to put over the saved configuration. */
+  readonly overrides?: SnapshotOverrides;
+}
+
+export interface StopOptions {
+  /**
+   * Milliseconds that the guest has to shut down after its power button was pressed; then the plug is pulled. Another
+   * `stop` without it does not wait. 0: pulled at once.
+   */
+  readonly graceMs?: number | undefined;
+}
