@@ -4,6 +4,7 @@
 // ready. README.md describes it, docs/agent.md the protocol.
 //
 //   tsvmm-agent [--port N] [--ready-port N] [--daemon]
+//   tsvmm-agent --init [--port N] [--ready-port N]      as process 1
 //   tsvmm-agent --unix PATH [--ready-unix PATH]         for tests, without a VM
 //
 // Only the host (CID 2) is served: whoever may talk to the agent may do anything in the guest.
@@ -17,6 +18,7 @@
 #define EXIT_USAGE_STATUS 2
 #define LONGEST_PAUSE_SECONDS 64U
 #define UNIX_PATH_BYTES 108
+#define INIT_PID 1
 
 struct sockaddr_vm {
     u16 family, reserved;
@@ -40,7 +42,7 @@ union address {
 struct options {
     u32 port, ready_port;
     const char *local, *ready_local;
-    bool daemon;
+    bool daemon, init;
 };
 
 static void say(const char *text)
@@ -60,21 +62,29 @@ static _Noreturn void die(const char *what, long error)
     exit_process(EXIT_FAILURE_STATUS);
 }
 
-static _Noreturn void refuse(const char *argument)
+// The kernel gives process 1 the words of its command line that it does not know, and process 1 must not end.
+static void refuse(const char *argument)
 {
+    if (sys0(getpid) == INIT_PID)
+        return;
     say("tsvmm-agent: cannot make sense of ");
     say(argument);
     say("\nusage: tsvmm-agent [--port N] [--ready-port N] [--daemon]\n"
+        "       tsvmm-agent --init [--port N] [--ready-port N]     as process 1\n"
         "       tsvmm-agent --unix PATH [--ready-unix PATH] [--daemon]\n");
     exit_process(EXIT_USAGE_STATUS);
 }
 
 static struct options read_options(int argc, char **argv)
 {
-    struct options options = {DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, NULL, NULL, false};
+    struct options options = {DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, NULL, NULL, false, false};
     for (int i = 1; i < argc; i++) {
         if (same_text(argv[i], "--daemon")) {
             options.daemon = true;
+            continue;
+        }
+        if (same_text(argv[i], "--init")) {
+            options.init = true;
             continue;
         }
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -87,9 +97,10 @@ static struct options read_options(int argc, char **argv)
             known = (options.local = value) != NULL && text_length(value) < UNIX_PATH_BYTES;
         else if (value != NULL && same_text(argv[i], "--ready-unix"))
             known = (options.ready_local = value) != NULL && text_length(value) < UNIX_PATH_BYTES;
-        if (!known)
+        if (known)
+            i++;
+        else
             refuse(argv[i]);
-        i++;
     }
     return options;
 }
@@ -195,6 +206,11 @@ static void occupy_standard_descriptors(void)
 int agent_main(int argc, char **argv, char **environment)
 {
     struct options options = read_options(argc, argv);
+    if (sys0(getpid) == INIT_PID) {
+        options.daemon = false;
+        environment = become_init(environment);
+    } else if (options.init)
+        refuse("--init: it is not process 1");
     // Whatever starts the agent may have left descriptors open, which no program of the host's is to have.
     sys3(close_range, 3, ~0U, 0);
     occupy_standard_descriptors();

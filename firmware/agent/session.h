@@ -53,6 +53,9 @@ _Noreturn void finish_session(void);
 // The payload as text. Fails the session when it has a NUL in it, or is empty.
 char *payload_text(struct frame *frame, u32 offset);
 
+// Never returns in process 1, but in its child, which is to be the agent: with the environment for programs.
+char **become_init(char **environment);
+
 void run_program(struct frame *frame, char **environment);
 void receive_tree(struct frame *request);
 void send_tree(struct frame *request);

@@ -43,6 +43,12 @@ export const IMAGE_OPTIONS: readonly CommandOption[] = [
     help: 'Put the guest agent into it, as /usr/sbin/tsvmm-agent, which the init has to start',
   },
   {
+    name: 'agent-init',
+    kind: 'flag',
+    usage: '',
+    help: 'The guest agent itself becomes the init: the guest then needs nothing else to run programs for the host',
+  },
+  {
     name: 'size',
     kind: 'value',
     usage: 'SIZE',

@@ -62,9 +62,9 @@ export function readImageOptions(args: readonly string[]): ImageOptions {
   }
   const format = formatOf(onlyValue(given, 'format'), output);
   const sources = sourcesOf(given);
-  const init = onlyValue(given, 'init');
+  const init = initOf(given);
   if (sources.length === 0 && init === undefined) {
-    const mend = `Give at least one of ${SOURCE_KINDS.map((kind) => `--${kind}`).join(', ')} and --init.`;
+    const mend = `Give at least one of ${SOURCE_KINDS.map((kind) => `--${kind}`).join(', ')}, --init and --agent-init.`;
     throw mistake('image', 'MISSING_VALUE', 'there is nothing to put into it', mend);
   }
   const size = numberOf(given, 'size', byteSize, 1, Number.MAX_SAFE_INTEGER);
@@ -87,6 +87,14 @@ export function readImageOptions(args: readonly string[]): ImageOptions {
     devices: devicesOf(onlyValue(given, 'devices')),
     maxBytes: numberOf(given, 'max-size', byteSize, 1, Number.MAX_SAFE_INTEGER),
   };
+}
+
+function initOf(given: readonly GivenOption[]): string | undefined {
+  const init = onlyValue(given, 'init');
+  if (!given.some(({ name }) => name === 'agent-init')) return init;
+  if (init === undefined) return GUEST_AGENT;
+  const mend = 'Leave out one of them; an init of your own starts the agent of --agent.';
+  throw mistake('agent-init', 'CONFLICT', `--init makes ${init} the init`, mend);
 }
 
 function sourcesOf(given: readonly GivenOption[]): ImageSource[] {

@@ -48,7 +48,10 @@ export interface ImageOptions {
   readonly size?: number | undefined;
   /** Whether an initramfs is compressed by gzip: it is, by default. */
   readonly compress?: boolean | undefined;
-  /** A program of the host that becomes /init (initramfs) or /sbin/init (ext4), with the libraries that it needs. */
+  /**
+   * A program of the host that becomes /init (initramfs) or /sbin/init (ext4), with the libraries that it needs.
+   * `GUEST_AGENT` will do: as the init it mounts what programs expect and serves the host, so the image needs no other.
+   */
   readonly init?: string | undefined;
   /** The guest agent (`GUEST_AGENT` is its path), to become /usr/sbin/tsvmm-agent; the init has to start it. */
   readonly agent?: string | undefined;

@@ -39,6 +39,11 @@ describe('the options of tsvmm image', () => {
     });
   });
 
+  test('the agent may be the init, and all that is in it', () => {
+    const read = readImageOptions(['--agent-init', '--output', 'x.cpio']);
+    expect(read).toMatchObject({ sources: [], init: GUEST_AGENT, agent: undefined });
+  });
+
   test('the name of the output says what it is, unless it is said', () => {
     const read = (...args: string[]) => readImageOptions(['--folder', 'a', '--output', ...args]);
     expect(read('x.cpio')).toMatchObject({ format: 'initramfs', compress: false });
@@ -60,6 +65,7 @@ describe('the options of tsvmm image', () => {
     ['--folder a --output x.img --mtime -1', 'OUT_OF_RANGE'],
     ['--folder a --output x.img --devices skip', 'WRONG_TYPE'],
     ['--folder a --output x.img --image n', 'CONFLICT'],
+    ['--agent-init --init i --output x.img', 'CONFLICT'],
     ['--folder a --output x.img --outptu y', 'UNKNOWN_OPTION'],
   ])('%j is refused: %s', (text, code) => {
     const args = text === '' ? [] : text.split(' ');

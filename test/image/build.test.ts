@@ -125,6 +125,13 @@ describe('an initramfs of a folder', () => {
     expect(init?.content.toString()).toBe('new');
   });
 
+  test('the agent may be the init', async () => {
+    const { output } = await build('a.cpio', { compress: false, sources: [], init: GUEST_AGENT });
+    const init = readCpio(readFileSync(output)).find(({ name }) => name === 'init');
+    expect(init?.mode).toBe(0o100755);
+    expect(init?.content.equals(readFileSync(GUEST_AGENT))).toBe(true);
+  });
+
   test('the agent is where the documents say', async () => {
     const { output } = await build('i.cpio', { compress: false, agent: GUEST_AGENT });
     const agent = readCpio(readFileSync(output)).find(({ name }) => name === 'usr/sbin/tsvmm-agent');
