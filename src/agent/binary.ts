@@ -2,5 +2,5 @@
 
 import { fileURLToPath } from 'node:url';
 
-/** The path on the host of the program to put into a guest: x86-64, static, for any Linux. */
+/** The path on the host of the agent's program, to be put into a guest: x86-64, static, for any Linux. */
 export const GUEST_AGENT = fileURLToPath(new URL('../../../firmware/agent/tsvmm-agent', import.meta.url));

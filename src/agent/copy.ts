@@ -4,6 +4,7 @@ import { constants } from 'node:os';
 import { basename, dirname, resolve } from 'node:path';
 import { AgentError, type AgentErrorCode } from './errors.js';
 
+/** How far a copy is. */
 export interface CopyProgress {
   /** Bytes of files so far. */
   readonly bytes: number;
@@ -11,12 +12,15 @@ export interface CopyProgress {
   readonly entries: number;
 }
 
+/** How to copy. */
 export interface CopyOptions {
   /** Breaks the copy off with ABORTED; nothing of it stays. */
   readonly signal?: AbortSignal;
+  /** Called after each piece of a file, at most 128 KiB, and after each entry. */
   readonly onProgress?: (progress: CopyProgress) => void;
 }
 
+/** How to copy out of a guest. */
 export interface CopyOutOptions extends CopyOptions {
   /** Bytes of files beyond which the copy fails with TOO_LARGE, for guests that are not trusted. No limit unless given. */
   readonly maxBytes?: number;

@@ -1,5 +1,6 @@
 // What can go wrong between this process and the agent in the guest.
 
+/** Why the agent did not do what it was asked for. */
 export type AgentErrorCode =
   /** Nobody listens at the agent's port: the guest has no agent, or has not come so far yet. */
   | 'AGENT_MISSING'
@@ -52,11 +53,16 @@ export interface AgentErrorDetails {
 
 /** Something that the agent was asked for and that could not be done. */
 export class AgentError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'AgentError';
+  /** What went wrong, for programs. */
   readonly code: AgentErrorCode;
+  /** Whose disk, path, port or memory it was, where that is known. */
   readonly side: 'guest' | 'host' | undefined;
+  /** Linux's number of the error, where there is one. */
   readonly errno: number | undefined;
 
+  /** @internal */
   constructor(code: AgentErrorCode, message: string, { side, errno, cause }: AgentErrorDetails = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.code = code;

@@ -4,18 +4,25 @@ import { FRAME } from './protocol.js';
 import { AgentSession } from './session.js';
 import type { AgentTransport, ConnectLimits } from './transport.js';
 
-/** As far as the guest's kernel tells; `memoryAvailable` and `processes` want /proc to be mounted there. */
+/** The load of a guest, as its kernel tells it. What the agent did not say is 0, or undefined where that is possible. */
 export interface GuestMetrics {
+  /** Since the kernel's start. */
   readonly uptimeSeconds: number;
-  /** Averages over 1, 5 and 15 minutes. */
+  /** Load averages over 1, 5 and 15 minutes. */
   readonly load: readonly [number, number, number];
+  /** Processors that are online. */
   readonly cpus: number;
-  /** Bytes, as the others. */
+  /** Bytes of memory that the kernel manages. */
   readonly memoryTotal: number;
+  /** Bytes that nothing uses. */
   readonly memoryFree: number;
+  /** Bytes that programs could have, caches given up. Undefined where /proc is not mounted. */
   readonly memoryAvailable: number | undefined;
+  /** Bytes of swap space. */
   readonly swapTotal: number;
+  /** Bytes of it that nothing uses. */
   readonly swapFree: number;
+  /** Processes at present. Undefined where /proc is not mounted. */
   readonly processes: number | undefined;
 }
 

@@ -16,11 +16,15 @@ const STDIN_PIECE = 65_536;
 const KILL_LIMIT_MS = 5000;
 const DEFAULT_MAX_OUTPUT = 64 * 1024 * 1024;
 
+/** The size of a terminal, in characters. */
 export interface TerminalSize {
+  /** Lines. */
   readonly rows: number;
+  /** Characters in a line. */
   readonly columns: number;
 }
 
+/** How to run a program in the guest. */
 export interface ExecOptions {
   /** Variables in addition to the agent's own; undefined takes one away. */
   readonly env?: Readonly<Record<string, string | undefined>>;
@@ -28,7 +32,7 @@ export interface ExecOptions {
   readonly clearEnv?: boolean;
   /** The agent's own, usually `/`, unless given. */
   readonly cwd?: string;
-  /** What the program reads: nothing, unless given. 'pipe' is what is written to `process.stdin`. */
+  /** What the program reads: nothing, unless given. 'pipe': what is written to the `stdin` of the GuestProcess. */
   readonly stdin?: 'pipe' | Uint8Array | Readable;
   /** Milliseconds after which the program and its process group are killed, and the result is TIMEOUT. */
   readonly timeout?: number;
@@ -36,35 +40,52 @@ export interface ExecOptions {
   readonly signal?: AbortSignal;
   /** A pseudo-terminal instead of pipes: stdout has everything then, and stderr nothing. */
   readonly tty?: TerminalSize;
+  /** Gets stdout piece by piece, as it comes. */
   readonly onStdout?: (piece: Buffer) => void;
+  /** Gets stderr piece by piece, as it comes. */
   readonly onStderr?: (piece: Buffer) => void;
 }
 
 /** How a program ended: by itself, with an exit code, or by a signal. */
 export interface ExecExit {
+  /** 0 to 255; null when a signal ended it. */
   readonly exitCode: number | null;
+  /** The signal that ended it; null when it ended by itself. */
   readonly signal: NodeJS.Signals | null;
 }
 
+/** How a program ended, and what it wrote. */
 export interface RunResult extends ExecExit {
+  /** All of its stdout, as bytes. */
   readonly stdout: Buffer;
+  /** All of its stderr; with a terminal nothing, for that has one output. */
   readonly stderr: Buffer;
 }
 
+/** How to run a program to its end. */
 export interface RunOptions extends ExecOptions {
   /** Bytes of either output beyond which the program is killed: 64 MiB unless given. */
   readonly maxOutput?: number;
 }
 
-/** A program that runs in the guest. Made by `agent.exec`. */
+/**
+ * A program that runs in the guest. Made by `agent.exec`. Read both outputs, or `resume()` the one that is of no interest: a
+ * program whose output nobody takes waits.
+ */
 export class GuestProcess {
   /** The process id in the guest. */
   readonly pid: number;
   /** Takes nothing unless `stdin` was 'pipe'. */
   readonly stdin: Writable;
+  /** What the program writes; with a terminal, all of it. */
   readonly stdout: Readable;
+  /** What it writes to stderr; with a terminal, nothing. */
   readonly stderr: Readable;
-  /** Settles when the program has ended and all of its output is in the streams. Rejects with AgentError. */
+  /**
+   * Settles when the program has ended and all of its output is in the streams. An exit code other than 0 is a result, not a
+   * failure. Rejects with AgentError TIMEOUT or ABORTED when it was killed for that, GUEST_GONE when the guest ended first,
+   * IO when its input could not be read, or PROTOCOL.
+   */
   readonly result: Promise<ExecExit>;
 
   private readonly session: AgentSession;
@@ -102,7 +123,7 @@ export class GuestProcess {
     this.result.catch(() => undefined);
   }
 
-  /** Starts a program. Rejects with AgentError when it does not start. */
+  /** @internal Starts a program. Rejects with AgentError when it does not start. */
   static async start(
     transport: AgentTransport,
     port: number,
@@ -139,14 +160,14 @@ export class GuestProcess {
     }
   }
 
-  /** Sends a signal to the program's process group. Does nothing when it has ended. */
+  /** Sends a signal (SIGTERM unless told) to the program's process group. Does nothing when it has ended. Throws RangeError. */
   kill(signal: NodeJS.Signals | number = 'SIGTERM'): void {
     const number = typeof signal === 'number' ? signal : constants.signals[signal];
     if (!Number.isInteger(number) || number < 0 || number > 64) throw new RangeError(`${signal} is not a signal`);
     this.session.send(FRAME.SIGNAL, words(number));
   }
 
-  /** Tells a program with a terminal that its window has another size. */
+  /** Tells a program with a terminal (`tty`) that its window has another size. */
   resize({ rows, columns }: TerminalSize): void {
     this.session.send(FRAME.TTY, words(rows, columns));
   }

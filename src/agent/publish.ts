@@ -9,20 +9,25 @@ import { FRAME, words } from './protocol.js';
 import { AgentSession } from './session.js';
 import type { AgentTransport } from './transport.js';
 
+/** Which port of the host leads where. */
 export interface PublishOptions {
   /** The address of the host to listen at: 127.0.0.1 unless given. */
   readonly host?: string;
-  /** 0 for one that is free. */
+  /** The TCP port of the host, 0 to 65535; 0 for one that is free. */
   readonly hostPort: number;
+  /** The TCP port of 127.0.0.1 in the guest, 1 to 65535. Nobody has to listen there yet. */
   readonly guestPort: number;
   /** Hears of connections that could not be carried to the guest; their clients see a reset. */
   readonly onError?: (error: unknown) => void;
 }
 
-/** A port that is published. */
+/** A port that is published. Made by `agent.publish`. Does not keep the process alive. */
 export class PublishedPort {
+  /** The address of the host that it listens at. */
   readonly host: string;
+  /** The port of the host, chosen if 0 was asked for. */
   readonly hostPort: number;
+  /** The port in the guest. */
   readonly guestPort: number;
   private readonly server: Server;
   private readonly sockets: ReadonlySet<Socket>;
@@ -45,6 +50,7 @@ export class PublishedPort {
     await closed;
   }
 
+  /** `await using port = await vm.agent.publish(...)`: it is closed at the end of the block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

@@ -3,6 +3,7 @@
 // All of it is the caller's mistake (or their disk's), found before the guest starts: each error says what is wrong
 // with which file, and how to mend it.
 
+/** What is wrong with what is to be booted. */
 export type BootErrorCode =
   /** The file does not exist. */
   | 'not-found'
@@ -34,13 +35,18 @@ export type BootErrorCode =
   | 'memory-too-small'
   /** The initramfs does not fit beside the kernel. */
   | 'initramfs-too-large'
+  /** The command line, with what is added for devices, is longer than the kernel takes. */
   | 'cmdline-too-long'
+  /** The command line has a NUL character in it. */
   | 'cmdline-invalid'
+  /** More vCPUs than the MP table can tell of. */
   | 'too-many-cpus';
 
-/** A guest that cannot be loaded. */
+/** A guest that cannot be loaded: its kernel, initramfs or command line is at fault, or there is too little memory for it. */
 export class BootError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'BootError';
+  /** What is wrong, for programs. */
   readonly code: BootErrorCode;
   /** The file that is at fault, if it is a file. */
   readonly path: string | undefined;
@@ -49,6 +55,7 @@ export class BootError extends Error {
   /** What the user can do about it. */
   readonly mend: string;
 
+  /** @internal */
   constructor(code: BootErrorCode, detail: string, mend: string, about: { path?: string; cause?: unknown } = {}) {
     const where = about.path === undefined ? '' : `${about.path}: `;
     super(`${where}${detail}; ${mend}`, about.cause === undefined ? undefined : { cause: about.cause });

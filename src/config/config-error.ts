@@ -4,14 +4,19 @@
 
 import { inspect } from 'node:util';
 
+/** What is wrong with a configuration. */
 export type ConfigErrorCode =
   /** No such option, but perhaps one spelt nearly so. */
   | 'UNKNOWN_OPTION'
   /** An option or value that Cloud Hypervisor has and tsvmm does not. */
   | 'NOT_SUPPORTED'
+  /** The option or section is known, and this key of it is not. */
   | 'UNKNOWN_KEY'
+  /** A key that this option or section cannot do without. */
   | 'MISSING_KEY'
+  /** An option or a key without its value. */
   | 'MISSING_VALUE'
+  /** Given twice: an option, a key, a name or a path that has to be the only one. */
   | 'DUPLICATE'
   /** An argument that belongs to no option. */
   | 'UNEXPECTED_ARGUMENT'
@@ -19,9 +24,11 @@ export type ConfigErrorCode =
   | 'SYNTAX'
   /** A value that is not of the kind wanted: a word where a number belongs. */
   | 'WRONG_TYPE'
+  /** A number, size or count outside of what is allowed, or not a multiple of what it has to be. */
   | 'OUT_OF_RANGE'
   /** A number in range that has another meaning already. */
   | 'RESERVED'
+  /** More characters or bytes than fit where the value goes. */
   | 'TOO_LONG'
   /** Options that are right alone and wrong together. */
   | 'CONFLICT'
@@ -50,15 +57,39 @@ export interface Subject {
   readonly label: string;
 }
 
+/**
+ * A mistake in a configuration, in the options of a command or in a file that they name. `message` is all of it in one
+ * sentence or two: the place, the problem, the mend.
+ *
+ * @example
+ * ```ts
+ * import { ConfigError, Vm } from 'tsvmm';
+ *
+ * try {
+ *   await Vm.create({ vsock: { cid: 2 } });
+ * } catch (error) {
+ *   if (!(error instanceof ConfigError)) throw error;
+ *   console.error(error.code, error.option, error.key, error.value); // RESERVED vsock cid 2
+ * }
+ * ```
+ */
 export class ConfigError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'ConfigError';
+  /** What is wrong, for programs. */
   readonly code: ConfigErrorCode;
+  /** The option of the command (`--vsock`), or the section of the configuration (`vsock`). */
   readonly option: string;
+  /** The key or field of it that is at fault, if it is one. */
   readonly key: string | undefined;
+  /** The offending value as it was given. */
   readonly value: unknown;
+  /** What is wrong, value included, without a full stop. */
   readonly problem: string;
+  /** What to do, as a sentence. */
   readonly mend: string;
 
+  /** @internal */
   constructor(subject: Subject, complaint: Complaint, options?: ErrorOptions) {
     super(`${subject.label}: ${complaint.problem}. ${complaint.mend}`, options);
     this.code = complaint.code;

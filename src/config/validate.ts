@@ -10,8 +10,9 @@ import { markValid } from './valid-config.js';
 import type { VmConfig } from './vm-config.js';
 
 /**
- * A complete, frozen copy of `input` with the defaults filled in. Fields that are undefined or null count as absent.
- * @throws {ConfigError} about the first thing that is wrong
+ * A complete, frozen copy of `input`, which may be anything, with the defaults filled in. Fields that are undefined or null
+ * count as absent. Looks at the host as far as paths go: a kernel or disk that is not there is a mistake, too. `Vm.create`
+ * does the same by itself. Throws ConfigError about the first thing that is wrong.
  */
 export function validateVmConfig(input: unknown): VmConfig {
   const config = completeVmConfig(input, byPath);

@@ -6,35 +6,47 @@ import { MIB } from '../platform/units.js';
 
 /** How the guest's vCPUs are grouped; the product of all four is `max_vcpus`. */
 export interface CpuTopologyConfig {
+  /** Threads that share a core. */
   readonly threads_per_core: number;
+  /** Cores that share a die. */
   readonly cores_per_die: number;
+  /** Dies that share a package. */
   readonly dies_per_package: number;
+  /** Packages, which is what sockets are filled with. */
   readonly packages: number;
 }
 
 /** The host processors that one vCPU's thread may run on. */
 export interface CpuAffinityConfig {
+  /** Which vCPU, from 0. */
   readonly vcpu: number;
+  /** The host's numbers of the processors, as in /proc/cpuinfo; at least one. */
   readonly host_cpus: readonly number[];
 }
 
+/** Features of the processor that are given only when they are asked for. */
 export interface CpuFeaturesConfig {
   /** Advanced Matrix Extensions, which the kernel gives a guest only on demand. */
   readonly amx: boolean;
 }
 
+/** The guest's processors. */
 export interface CpusConfig {
-  /** vCPUs that run from the start. */
+  /** vCPUs that run from the start, 1 to 254; each is a thread. 1 unless given. */
   readonly boot_vcpus: number;
-  /** The same: vCPUs are not plugged in later. */
+  /** The same number: vCPUs are not plugged in later. */
   readonly max_vcpus: number;
+  /** How they are grouped. Absent: one package of single-threaded cores. */
   readonly topology?: CpuTopologyConfig;
+  /** Which processors of the host they may run on. Absent: any that this process may. */
   readonly affinity?: readonly CpuAffinityConfig[];
+  /** Features beyond the usual. */
   readonly features?: CpuFeaturesConfig;
 }
 
+/** The guest's memory. */
 export interface MemoryConfig {
-  /** Guest RAM in bytes, a multiple of 4096 (of the huge page size with `hugepages`). */
+  /** Guest RAM in bytes, a multiple of 4096 (of the huge page size with `hugepages`). 512 MiB unless given. */
   readonly size: number;
   /** Lets the host merge equal pages (KSM). Absent: no. */
   readonly mergeable?: boolean;
@@ -68,6 +80,7 @@ export type ConsoleMode = 'Tty' | 'Null' | 'Off' | 'File' | 'Pty' | 'Socket';
 
 /** A console port of the guest: the 8250 serial port (`serial`) or the virtio console (`console`). */
 export interface ConsoleConfig {
+  /** Where it goes. A serial port goes to the terminal, and a virtio console is `Off`, unless given. */
   readonly mode: ConsoleMode;
   /** Path of the output file; with mode `File`, and only then. */
   readonly file?: string;
@@ -75,11 +88,14 @@ export interface ConsoleConfig {
   readonly socket?: string;
 }
 
+/** The 8250 serial port, /dev/ttyS0 in the guest. */
 export type SerialConfig = ConsoleConfig;
 
 /** The debug console: bytes that the guest writes to one port, output only. */
 export interface DebugConsoleConfig {
+  /** Where it goes; nothing is ever typed at it. */
   readonly mode: 'Tty' | 'Null' | 'Off' | 'File' | 'Pty';
+  /** Path of the output file; with mode `File`, and only then. */
   readonly file?: string;
   /** The port. Absent: 0xe9. */
   readonly iobase?: number;
@@ -87,70 +103,83 @@ export interface DebugConsoleConfig {
 
 /** A token bucket: `size` tokens, refilled evenly over `refill_time` milliseconds, on top of a burst that comes once. */
 export interface TokenBucketConfig {
+  /** Tokens that it holds: bytes of a `bandwidth`, operations of an `ops`. */
   readonly size: number;
+  /** Tokens on top of that which come once. Absent: none. */
   readonly one_time_burst?: number;
+  /** Milliseconds in which an empty bucket is full again. */
   readonly refill_time: number;
 }
 
+/** How much a disk or a network card may move; for a card each direction has as much. Absent buckets limit nothing. */
 export interface RateLimiterConfig {
   /** Bytes. */
   readonly bandwidth?: TokenBucketConfig;
-  /** Requests or frames. */
+  /** Requests of a disk, or frames of a card. */
   readonly ops?: TokenBucketConfig;
 }
 
+/** A disk: /dev/vda, /dev/vdb and so on in the guest, in the order of the list. */
 export interface DiskConfig {
+  /** Path of an image (raw or qcow2) or of a block device. It is locked while the VM lives. */
   readonly path: string;
-  /** Absent: no. */
+  /** Whether the guest may only read. Absent: no. */
   readonly readonly?: boolean;
   /** O_DIRECT: past the host's page cache. Absent: no. */
   readonly direct?: boolean;
-  /** Absent: 1. */
+  /** Queues, 1 to 16, which a guest with several vCPUs spreads its requests over. Absent: 1. */
   readonly num_queues?: number;
-  /** Descriptors a queue, a power of two. Absent: 128. */
+  /** Descriptors a queue, a power of two from 2 to 1024. Absent: 128. */
   readonly queue_size?: number;
+  /** How much it may move. Absent: as much as it can. */
   readonly rate_limiter_config?: RateLimiterConfig;
   /** Name of the device in logs and counters. Absent: `_disk<n>`. */
   readonly id?: string;
   /** What the guest's GET_ID says, at most 20 bytes. Absent: made from the file's device and inode. */
   readonly serial?: string;
-  /** Absent: by the file's first bytes. */
+  /** The image's format. Absent: by the file's first bytes. */
   readonly image_type?: 'Raw' | 'Qcow2';
   /** Whether a qcow2 image may name another file as its base. Absent: yes. */
   readonly backing_files?: boolean;
 }
 
+/** A network card, which is a tap on the host. */
 export interface NetConfig {
   /** Name of the tap. Absent: the kernel chooses one. One that does not exist is created and goes with the VM. */
   readonly tap?: string;
   /** IPv4 address of the tap on the host. Absent: what it has. */
   readonly ip?: string;
-  /** Absent: 255.255.255.0 where there is an address. */
+  /** Network mask of that address. Absent: 255.255.255.0 where there is an address. */
   readonly mask?: string;
   /** The guest's address, six bytes in hexadecimal. Absent: random. */
   readonly mac?: string;
-  /** The tap's address on the host. */
+  /** The tap's own address on the host. Absent: what it has. */
   readonly host_mac?: string;
+  /** Largest packet in bytes, of the tap and for the guest. Absent: what the tap has. */
   readonly mtu?: number;
   /** Two for each pair of receive and transmit. Absent: 2. */
   readonly num_queues?: number;
-  /** Absent: 256. */
+  /** Descriptors a queue, a power of two. Absent: 256. */
   readonly queue_size?: number;
   /** Name of the device in logs and counters. Absent: `_net<n>`. */
   readonly id?: string;
   /** Segmentation offloads. Absent: yes. */
   readonly offload_tso?: boolean;
+  /** UDP fragmentation offload. Absent: yes. */
   readonly offload_ufo?: boolean;
   /** Checksum offload. Absent: yes. */
   readonly offload_csum?: boolean;
+  /** How much it may move, each way. Absent: as much as it can. */
   readonly rate_limiter_config?: RateLimiterConfig;
 }
 
+/** A source of random numbers for the guest. */
 export interface RngConfig {
-  /** Path of the source of entropy. */
+  /** Path of the source on the host: /dev/urandom, usually. */
   readonly src: string;
 }
 
+/** Memory that the guest can be asked to give back while it runs (`vm.balloon`). */
 export interface BalloonConfig {
   /** Bytes taken from the guest at the start, a multiple of 4096. */
   readonly size: number;
@@ -160,6 +189,7 @@ export interface BalloonConfig {
   readonly free_page_reporting?: boolean;
 }
 
+/** Persistent memory: a file as a range of the guest's memory, /dev/pmem0 and so on. */
 export interface PmemConfig {
   /** Path of a file, or of a directory where a temporary file of `size` bytes is made. */
   readonly file: string;
@@ -179,6 +209,7 @@ export interface VsockPeerConfig {
   readonly socket: string;
 }
 
+/** The vsock device: sockets between guest and host that need no network. */
 export interface VsockConfig {
   /** The guest's context id, 3 to 4294967294. */
   readonly cid: number;
@@ -199,19 +230,31 @@ export interface VsockConfig {
   readonly connect_timeout_ms?: number;
 }
 
+/** A whole configuration, as `vm.config` has it. Spelt as Cloud Hypervisor's. */
 export interface VmConfig {
+  /** Processors. */
   readonly cpus: CpusConfig;
+  /** Memory. */
   readonly memory: MemoryConfig;
+  /** Kernel, initramfs, command line. Absent kernel: the built-in guest. */
   readonly payload: PayloadConfig;
+  /** The serial port. Absent: on the terminal, unless `console` is. */
   readonly serial: SerialConfig;
+  /** The virtio console, /dev/hvc0. Absent: `Off`. */
   readonly console: ConsoleConfig;
+  /** Sockets between guest and host. Absent: none. */
   readonly vsock?: VsockConfig;
+  /** Disks. Absent: none. */
   readonly disks?: readonly DiskConfig[];
+  /** Network cards. Absent: none. */
   readonly net?: readonly NetConfig[];
+  /** Persistent memory. Absent: none. */
   readonly pmem?: readonly PmemConfig[];
   /** Absent: from /dev/urandom when a kernel is named, as every distribution's kernel wants; else not there. */
   readonly rng?: RngConfig;
+  /** Memory to be given back. Absent: no balloon. */
   readonly balloon?: BalloonConfig;
+  /** A port for bytes of a guest's early code. Absent: none. */
   readonly debug_console?: DebugConsoleConfig;
   /** A watchdog timer that resets a guest which stops feeding it. Absent: no. */
   readonly watchdog?: boolean;
@@ -223,9 +266,14 @@ export interface VmConfig {
   readonly no_reboot?: boolean;
 }
 
-/** What a library user may leave out: everything. Absent parts are taken from `DEFAULT_VM_CONFIG`. */
+/**
+ * What `Vm.create` takes: a VmConfig of which everything may be left out. `{}` is the built-in guest with one vCPU, 512 MiB
+ * and its serial port on this terminal.
+ */
 export type VmConfigInput = Partial<Omit<VmConfig, 'cpus' | 'memory'>> & {
+  /** Processors; one unless given. */
   readonly cpus?: Partial<CpusConfig>;
+  /** Memory; 512 MiB unless given. */
   readonly memory?: Partial<MemoryConfig>;
 };
 

@@ -25,22 +25,49 @@ import { bounded, decompressed, verified } from './streams.js';
 import { TarReader } from './tar-reader.js';
 import { contentSize, linkCounts, Tree } from './tree.js';
 
-/** Where files of an image come from. */
+/** Where files of an image come from; `kind` says what `path` is. */
 export type ImageSource =
   /** A folder, as it is. */
-  | { readonly kind: 'folder'; readonly path: string }
+  | {
+      /** A folder. */
+      readonly kind: 'folder';
+      /** Its path. */
+      readonly path: string;
+    }
   /** A program, by path or by a name in PATH, with the libraries that it needs. */
-  | { readonly kind: 'program'; readonly path: string }
+  | {
+      /** A program. */
+      readonly kind: 'program';
+      /** Its path, or its name in PATH. */
+      readonly path: string;
+    }
   /** What `docker save` wrote, compressed or not; `image` if there are several in it. */
-  | { readonly kind: 'docker-archive'; readonly path: string; readonly image?: string | undefined }
+  | {
+      /** An archive of `docker save` or `podman save`. */
+      readonly kind: 'docker-archive';
+      /** Its path. */
+      readonly path: string;
+      /** `name:tag` of one of its images. */
+      readonly image?: string | undefined;
+    }
   /** An OCI layout. */
-  | { readonly kind: 'oci-layout'; readonly path: string; readonly image?: string | undefined };
+  | {
+      /** An OCI layout on disk. */
+      readonly kind: 'oci-layout';
+      /** The folder that `index.json` is in, or a tar archive of it. */
+      readonly path: string;
+      /** The name or tag of one of its images. */
+      readonly image?: string | undefined;
+    };
 
+/** `initramfs`: a cpio archive for `payload.initramfs`. `ext4`: a file system for a disk. */
 export type ImageFormat = 'initramfs' | 'ext4';
 
+/** What goes into an image, and where it goes. */
 export interface ImageOptions {
   /** Later ones over earlier ones; at least one, or an `init`. */
   readonly sources: readonly ImageSource[];
+  /** What is made. */
   readonly format: ImageFormat;
   /** Path of the image; a regular file there is replaced when the new one is whole. */
   readonly output: string;
@@ -58,7 +85,14 @@ export interface ImageOptions {
   /** Seconds since 1970 for every file, instead of its own time. */
   readonly mtime?: number | undefined;
   /** Owner of everything from folders, instead of the one on the host. */
-  readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
+  readonly owner?:
+    | {
+        /** User id. */
+        readonly uid: number;
+        /** Group id. */
+        readonly gid: number;
+      }
+    | undefined;
   /** What becomes of device nodes: they are refused by default. */
   readonly devices?: DevicePolicy | undefined;
   /** Bytes that the content may have in all, unpacked: 32 GiB by default. */
@@ -86,7 +120,26 @@ const INIT_PLACES: Readonly<Record<ImageFormat, string>> = { initramfs: '/init',
 /** What the kernel looks for on a root file system. */
 const ROOT_INITS = ['sbin/init', 'etc/init', 'bin/init', 'bin/sh'];
 
-/** Builds an image. Throws ImageError, or the reason of `signal`; there is no new file at `output` then. */
+/**
+ * Builds a root image of folders, programs and container images, without root privileges. ext4 takes `mkfs.ext4`, `debugfs`
+ * and `e2fsck` of e2fsprogs on the host. Rejects with ImageError, or with the reason of `signal`; there is no new file at
+ * `output` then, and nothing beside it.
+ *
+ * @example
+ * ```ts
+ * import { buildImage, GUEST_AGENT } from 'tsvmm';
+ *
+ * const { imageBytes, notes } = await buildImage({
+ *   format: 'initramfs',
+ *   output: 'root.cpio.gz',
+ *   sources: [
+ *     { kind: 'docker-archive', path: 'app.tar' },
+ *     { kind: 'folder', path: './overlay' },
+ *   ],
+ *   agent: GUEST_AGENT,
+ * });
+ * ```
+ */
 export async function buildImage(options: ImageOptions): Promise<ImageReport> {
   const { output, signal } = options;
   await refuseOtherKinds(output);

@@ -1,6 +1,7 @@
 // What can be wrong with the material of an image, or with the place where it is to be put. Each error says which file, and
 // which entry of it, what is wrong, and how to mend it.
 
+/** What is wrong with the material of an image, or with the place for it. */
 export type ImageErrorCode =
   /** A folder, program, archive or blob that is not there. */
   | 'not-found'
@@ -46,14 +47,16 @@ export type ImageErrorCode =
   | 'missing-library'
   /** A program that makes file systems is not installed. */
   | 'missing-tool'
-  /** It is, and failed. */
+  /** A program that makes file systems is installed, and failed. */
   | 'tool-failed'
   /** A file that changed while it was read. */
   | 'changed';
 
-/** An image that cannot be built. */
+/** An image that cannot be built. Nothing new is under the output's name then. */
 export class ImageError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'ImageError';
+  /** What is wrong, for programs. */
   readonly code: ImageErrorCode;
   /** The file or folder at fault. */
   readonly file: string;
@@ -62,6 +65,7 @@ export class ImageError extends Error {
   /** What the user can do about it. */
   readonly mend: string;
 
+  /** @internal */
   constructor(code: ImageErrorCode, file: string, detail: string, mend: string, cause?: unknown) {
     super(`${file}: ${detail}; ${mend}`, cause === undefined ? undefined : { cause });
     this.code = code;

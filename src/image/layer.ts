@@ -20,7 +20,7 @@ const MAX_TIME = 0x7fff_ffff;
 
 const UNTRUSTED = 'make the archive again, from a source that you trust';
 
-/** What to do with device nodes. */
+/** What to do with device nodes: `refuse` them with ImageError `device-node`, or `keep` them. */
 export type DevicePolicy = 'refuse' | 'keep';
 
 export interface LayerContext {

@@ -1,7 +1,12 @@
-// VMs in tests of Jest: what `import ... from 'tsvmm/jest'` gives. Main thread, inside Jest's own modules of one test file.
-//
-// Jest is not needed by anything else here, and not installed by it: whoever imports this has it. `@jest/globals` is what
-// Jest puts in place of an import of that name.
+/**
+ * VMs in tests of Jest: what `import ... from 'tsvmm/jest'` gives ([docs/boot-tests.md](../boot-tests.md)). Importing it adds
+ * `expect(vm).toReach(pattern)` and stops every VM of `bootVm` when its test, or its file, is over.
+ *
+ * @module jest
+ */
+
+// Main thread, inside Jest's own modules of one test file. Jest is not needed by anything else here, and not installed by it:
+// whoever imports this has it. `@jest/globals` is what Jest puts in place of an import of that name.
 
 import { afterAll, afterEach, beforeEach, expect } from '@jest/globals';
 import { FaultWatch } from '../boottest/fault-watch.js';
@@ -9,18 +14,20 @@ import type { VmConfigInput } from '../config/vm-config.js';
 import { ConsoleError, showPattern } from '../vmm/consoles/console-error.js';
 import { Vm, type VmOptions } from '../vmm/vm.js';
 
+/** How to boot a VM for a test. */
 export interface BootOptions extends VmOptions {
   /** Lines of the console in which the kernel complains and that are no failure, as in specs of boot tests. */
   readonly allow?: readonly (string | RegExp)[] | undefined;
 }
 
+/** How long `toReach` waits. */
 export interface ReachOptions {
   /** Milliseconds; 60,000 unless told. Jest's own limit, 5 seconds at first, must be longer (`jest.setTimeout`). */
   readonly timeout?: number | undefined;
 }
 
 /** What `expect(vm)` can do besides. */
-interface VmMatchers<R> {
+export interface VmMatchers<R> {
   /**
    * Waits until the console of the VM has printed `pattern`, since its first byte. Fails, with the end of the output, when
    * it does not in time, when the VM ends, and at once when the kernel panics or complains.
@@ -71,6 +78,20 @@ afterAll(() => stopAll(ofFile), STOP_LIMIT_MS);
  * Makes and starts a VM. It is stopped after the test that it was booted in, or after the test file when that was in
  * `beforeAll` or outside of tests. Its consoles go nowhere and a reboot ends it, unless the configuration says otherwise.
  * Rejects with what `Vm.create` rejects with.
+ *
+ * @param config as for `Vm.create`
+ * @param options `allow`, and what `Vm.create` takes
+ * @returns a VM whose guest runs
+ * @example
+ * ```ts
+ * import { expect, test } from '@jest/globals';
+ * import { bootVm } from 'tsvmm/jest';
+ *
+ * test('the kernel reaches a login prompt', async () => {
+ *   const vm = await bootVm({ payload: { kernel: 'vmlinux', initramfs: 'root.cpio.gz' } });
+ *   await expect(vm).toReach('login:', { timeout: 30_000 });
+ * }, 60_000);
+ * ```
  */
 export function bootVm(config: VmConfigInput = {}, { allow = [], ...options }: BootOptions = {}): Promise<Vm> {
   const booting = boot({ serial: { mode: 'Null' }, no_reboot: true, ...config }, allow, options);

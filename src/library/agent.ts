@@ -1,8 +1,8 @@
 /**
  * The agent in a Linux guest: programs, file copies, published ports, load. `vm.agent` needs a vsock device and
- * `tsvmm-agent` running in the guest ([docs/agent.md](../../docs/agent.md)).
+ * `tsvmm-agent` running in the guest ([docs/agent.md](../agent.md)).
  *
- * @module Guest agent
+ * @module guest-agent
  */
 
 export { GUEST_AGENT } from '../agent/binary.js';

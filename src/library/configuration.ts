@@ -3,7 +3,7 @@
  *
  * Sizes are in bytes. Paths are of the host, and relative ones are looked up from the working directory of the process.
  *
- * @module Configuration
+ * @module configuration
  */
 
 export { ConfigError, type ConfigErrorCode } from '../config/config-error.js';

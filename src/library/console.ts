@@ -1,7 +1,7 @@
 /**
  * The guest's consoles: what it prints, and typing at it.
  *
- * @module Consoles
+ * @module consoles
  */
 
 export { ConsoleError, type ConsoleErrorCode } from '../vmm/consoles/console-error.js';

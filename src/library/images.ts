@@ -1,7 +1,7 @@
 /**
- * Root images for guests, built without root privileges ([docs/images.md](../../docs/images.md)).
+ * Root images for guests, built without root privileges ([docs/images.md](../images.md)).
  *
- * @module Root images
+ * @module root-images
  */
 
 export { buildImage, type ImageFormat, type ImageOptions, type ImageReport, type ImageSource } from '../image/build.js';

@@ -3,7 +3,7 @@
  *
  * Everything here runs on the main thread and returns at once or by a promise; vCPUs and devices have threads of their own.
  *
- * @module Virtual machines
+ * @module virtual-machines
  */
 
 export { BootError, type BootErrorCode } from '../boot/errors.js';

@@ -1,7 +1,7 @@
 /**
- * What happens to a virtual machine, and what is measured of it ([docs/operating.md](../../docs/operating.md)).
+ * What happens to a virtual machine, and what is measured of it ([docs/operating.md](../operating.md)).
  *
- * @module Events and metrics
+ * @module events-and-metrics
  */
 
 export type { VmEvent, VmEventDetails, VmEventOf, VmEvents, VmEventType } from '../vmm/events.js';

@@ -9,18 +9,13 @@ import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
 import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
 
-/** Another VM of this process, as far as joining it goes. */
-export interface Joinable {
-  readonly vsock: VmVsock;
-}
-
-/** Streams between this process and the guest, without a socket. */
+/** Streams between this process and the guest, without a socket in the file system. `vm.vsock` is one. */
 export class VmVsock {
   private readonly host: VsockHost;
   private readonly counterMemory: SharedArrayBuffer;
   private guestCid: number;
 
-  /** Not for users: a VM makes its own. */
+  /** @internal */
   constructor(host: VsockHost, counterMemory: SharedArrayBuffer) {
     this.host = host;
     this.counterMemory = counterMemory;
@@ -32,14 +27,41 @@ export class VmVsock {
     return this.guestCid;
   }
 
-  /** Opens a stream to port `port` of the guest. Rejects with VsockError, or RangeError for arguments that cannot be. */
+  /**
+   * Opens a stream to port `port` of the guest. Rejects with VsockError DRIVER_NOT_READY when the guest's driver is not up and
+   * `waitForDriver` is not given, REFUSED when nobody listens there, TIMED_OUT, ABORTED, LIMIT, or CLOSED with the VM; with
+   * RangeError for arguments that cannot be.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * await using vm = await Vm.create({ serial: { mode: 'Null' }, vsock: { cid: 3 } });
+   * await vm.start();
+   * const stream = await vm.vsock.connect(7, { waitForDriver: true, timeout: 10_000 });
+   * stream.end('hello\n');
+   * for await (const piece of stream) process.stdout.write(piece);
+   * ```
+   */
   connect(port: number, options?: ConnectOptions): Promise<VsockStream> {
     return this.host.connect(port, options);
   }
 
   /**
    * Serves connections of the guest to (CID 2, `port`) in this process; they do not go to a Unix socket then. May be
-   * called before the VM starts. Throws VsockError or RangeError.
+   * called before the VM starts. Without `onConnection`, listen to 'connection' or iterate. Throws VsockError PORT_IN_USE when
+   * this process serves that port already, CLOSED when the VM has ended, and RangeError for a port that cannot be.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * await using vm = await Vm.create({ vsock: { cid: 3 } });
+   * const server = vm.vsock.listen(5000, (stream) => stream.pipe(stream));
+   * await vm.start();
+   * await vm.exited;
+   * server.close();
+   * ```
    */
   listen(port: number, onConnection?: (stream: VsockStream) => void): VsockServer {
     return this.host.listen(port, onConnection);
@@ -49,7 +71,7 @@ export class VmVsock {
    * Lets this guest and that of `other`, a VM of this process with another CID, reach each other by their CIDs, without
    * a socket. Throws VsockError NO_DEVICE, or RangeError when the CIDs are the same.
    */
-  join(other: Joinable): void {
+  join(other: { readonly vsock: VmVsock }): void {
     const here = this.host;
     const there = other.vsock.host;
     if (here.cid === there.cid) throw new RangeError(`two guests with CID ${here.cid} cannot tell each other apart`);

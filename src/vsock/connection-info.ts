@@ -12,16 +12,24 @@ import {
 } from './connection.js';
 import { VIRTIO_VSOCK_TYPE_SEQPACKET } from './packet.js';
 
+/** One vsock connection of a guest, as it was at a moment. */
 export interface ConnectionInfo {
+  /** Bytes, or messages with their boundaries. */
   readonly type: 'stream' | 'seqpacket';
+  /** The guest's port. */
   readonly guestPort: number;
   /** The other side: CID 2 is the host. */
   readonly peerCid: number;
+  /** The other side's port. */
   readonly peerPort: number;
-  /** See connection.ts. */
+  /**
+   * `connecting`: the host side is being reached for the guest. `requested`: the guest is to answer. `established`: open.
+   * `closing`: one side is done, or both. `draining`: the guest has gone, and its last bytes are still on their way.
+   */
   readonly state: 'connecting' | 'requested' | 'established' | 'closing' | 'draining' | 'closed';
-  /** Bytes that the guest was given, and that the host side was. */
+  /** Bytes that the guest was given. */
   readonly rxBytes: number;
+  /** Bytes that the host side was given. */
   readonly txBytes: number;
   /** Bytes that the guest could be sent now. */
   readonly rxCredit: number;

@@ -27,10 +27,60 @@ const NAMES = [
   'resetsFinished',
   'resetsBroken',
   'resetsUnknown',
-] as const;
+] as const satisfies readonly VsockCounterName[];
 
-export type VsockCounterName = (typeof NAMES)[number];
-export type VsockCounterSnapshot = Readonly<Record<VsockCounterName, number>>;
+/** What a vsock device has counted since its VM was created. rx is host to guest, tx is guest to host. */
+export interface VsockCounterSnapshot {
+  /** Bytes of payload to the guest. */
+  readonly rxBytes: number;
+  /** Packets to the guest, those without payload included. */
+  readonly rxPackets: number;
+  /** Reads of the host side; each may fill many packets. */
+  readonly rxReads: number;
+  /** Bytes of payload from the guest. */
+  readonly txBytes: number;
+  /** Packets from the guest, those without payload included. */
+  readonly txPackets: number;
+  /** Writes to the host side; each may empty many packets. */
+  readonly txWrites: number;
+  /** Interrupts that the guest got. */
+  readonly interrupts: number;
+  /** Connections that the guest opened and the host side took. */
+  readonly connectionsFromGuest: number;
+  /** Connections that the host side opened. */
+  readonly connectionsFromHost: number;
+  /** Connections of the guest that were refused. */
+  readonly connectionsRefused: number;
+  /** How often a connection waited for credit of the guest. */
+  readonly creditStalls: number;
+  /** How often the guest had no receive buffers posted. */
+  readonly starvedStalls: number;
+  /** How often the host side took less than the guest sent. */
+  readonly writeStalls: number;
+  /** RST packets to the guest, whatever their reason. */
+  readonly resetsSent: number;
+  /** RST packets from the guest. */
+  readonly resetsReceived: number;
+  /** Packets and descriptors of the guest that broke the rules. */
+  readonly guestFaults: number;
+  /** Batches that carried packets to the guest. */
+  readonly rxBatches: number;
+  /** Batches that carried packets from the guest. */
+  readonly txBatches: number;
+  /** RST sent because nobody answers at the port, or there is no room for another connection. */
+  readonly resetsRefused: number;
+  /** RST sent because the guest did not answer a request or a shutdown in time. */
+  readonly resetsTimedOut: number;
+  /** RST sent at the ordinary end of a connection. */
+  readonly resetsFinished: number;
+  /** RST sent because the guest broke the protocol, or a message was too long. */
+  readonly resetsBroken: number;
+  /** RST sent because the guest spoke on a connection that does not exist. */
+  readonly resetsUnknown: number;
+}
+
+/** The name of one of the counters. */
+export type VsockCounterName = keyof VsockCounterSnapshot;
 
 export const RX_BYTES = 0;
 export const RX_PACKETS = 1;

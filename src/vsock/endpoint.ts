@@ -18,8 +18,8 @@ export interface EndpointEvents {
 }
 
 /**
- * Why a connection lets go of its endpoint. A socket looks the same to its client whatever it is; a library caller gets
- * a typed error.
+ * Why a connection ended. A Unix socket looks the same to its client whatever it is; a stream of this process fails with a
+ * VsockError.
  */
 export type EndReason =
   /** Both directions came to their end, or the host side itself left. */

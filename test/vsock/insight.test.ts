@@ -1,7 +1,7 @@
 // What can be seen of a vsock device, and the change of the guest's CID while it runs (event queue, 5.10.6.7).
 
 import { afterEach, expect, test } from '@jest/globals';
-import { createCounterMemory, VsockCounters } from '../../src/vsock/counters.js';
+import { createCounterMemory, VsockCounters, type VsockCounterSnapshot } from '../../src/vsock/counters.js';
 import { BOTH, GuestEnd, OP, ops, Scenario } from './scenario.js';
 import type { GuestOptions } from './vsock-guest.js';
 
@@ -41,7 +41,7 @@ test('counters are in memory that another thread can look at', () => {
 test('resets are counted by their reason', () => {
   start();
   const { guest, loop } = scenario;
-  const counted = (): Record<string, number> => guest.device.counters.snapshot();
+  const counted = (): VsockCounterSnapshot => guest.device.counters.snapshot();
   new GuestEnd(guest, 50_000, 81).send(OP.REQUEST);
   guest.settle();
   expect(counted()).toMatchObject({ resetsRefused: 1 });

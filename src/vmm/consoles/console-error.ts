@@ -1,5 +1,6 @@
 // What can go wrong for whoever reads a console of the guest.
 
+/** Why a wait or a stream of a console failed. */
 export type ConsoleErrorCode =
   /** What was waited for did not come within the caller's `timeout`. */
   | 'TIMED_OUT'
@@ -15,13 +16,18 @@ export type ConsoleErrorCode =
 /** How much of the output an error carries, in bytes. */
 export const TAIL_BYTES = 4096;
 
-/** A wait that was in vain, or a stream that broke. `tail` is what the guest printed last, at most 4 KiB of it. */
+/** A wait that was in vain, or a stream that broke. `message` ends with the `tail`. */
 export class ConsoleError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'ConsoleError';
+  /** What went wrong, for programs. */
   readonly code: ConsoleErrorCode;
+  /** What was waited for, if that was it. */
   readonly pattern: string | RegExp | undefined;
+  /** What the guest printed last, at most 4 KiB of it. */
   readonly tail: string;
 
+  /** @internal */
   constructor(
     code: ConsoleErrorCode,
     problem: string,

@@ -9,6 +9,7 @@ import { type ConsoleMatch, OutputSearch } from './output-search.js';
 /** What setTimeout takes. */
 const MAX_TIMEOUT_MS = 0x7fff_ffff;
 
+/** How long to wait for output, and where to look. */
 export interface WaitOptions {
   /** Milliseconds until the wait fails with TIMED_OUT. Without it there is no such limit. */
   readonly timeout?: number | undefined;

@@ -13,12 +13,15 @@ export const LOOK_BACK_BYTES = 64 * KIB;
 
 /** Something that was found in the output. Positions count bytes since the first that was printed. */
 export interface ConsoleMatch {
+  /** What matched, decoded as UTF-8. */
   readonly text: string;
   /** What the RegExp's groups captured, in order. */
   readonly captures: readonly (string | undefined)[];
   /** The named ones among them. */
   readonly groups: Readonly<Record<string, string | undefined>>;
+  /** Position of its first byte. */
   readonly start: number;
+  /** Position behind its last byte: the `from` of the next wait. */
   readonly end: number;
 }
 

@@ -2,7 +2,9 @@
 
 /** One value, told apart from others of its family by labels. */
 export interface MetricSample {
+  /** By name. Empty where there is one value. */
   readonly labels: Readonly<Record<string, string>>;
+  /** In the unit that the family's name ends in, if it has one. */
   readonly value: number;
 }
 
@@ -10,9 +12,11 @@ export interface MetricSample {
 export interface MetricFamily {
   /** Counters end in `_total`; what has a unit says it: `_bytes`, `_seconds`. */
   readonly name: string;
+  /** What is measured, as a sentence. */
   readonly help: string;
   /** A counter only grows, until its VM is gone; a gauge goes up and down. */
   readonly type: 'counter' | 'gauge';
+  /** None where there is nothing to tell at present. */
   readonly samples: readonly MetricSample[];
 }
 

@@ -5,9 +5,13 @@
 
 import type { MetricFamily, MetricSample } from './family.js';
 
+/** The Content-Type under which `prometheusText` is to be served. */
 export const PROMETHEUS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 
-/** Families without a sample are left out. */
+/**
+ * `vm.metrics()` as text for Prometheus to collect, format 0.0.4. Families without a sample are left out. Those of several VMs
+ * need a label of their own first.
+ */
 export function prometheusText(families: readonly MetricFamily[]): string {
   return families
     .filter(({ samples }) => samples.length > 0)

@@ -7,7 +7,8 @@ import { VmError } from '../errors.js';
 
 /**
  * Sections of a configuration to put over the saved one. Fields of a section replace the saved ones; of a list of devices
- * the first stands for the first, and so on, with {} for one that stays as it is.
+ * the first stands for the first, and so on, with {} for one that stays as it is. Only what is of the host can be replaced:
+ * paths, consoles, taps, rate limits, the vsock section, and how memory and threads are had.
  */
 export type SnapshotOverrides = {
   readonly [Section in keyof VmConfigInput]?: NonNullable<VmConfigInput[Section]> extends readonly (infer Device)[]

@@ -1,5 +1,6 @@
 // What can go wrong with a stream between this process and the guest.
 
+/** Why a stream could not be opened, or ended. */
 export type VsockErrorCode =
   /** The VM was configured without a vsock device. */
   | 'NO_DEVICE'
@@ -32,12 +33,16 @@ const MESSAGES: Readonly<Record<VsockErrorCode, string>> = {
   LIMIT: 'the VM has as many vsock connections as it may have',
 };
 
-/** A stream that could not be opened or that ended too soon. `port` is the port that was asked for. */
+/** A stream that could not be opened or that ended too soon. */
 export class VsockError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'VsockError';
+  /** What went wrong, for programs. */
   readonly code: VsockErrorCode;
+  /** The port that was asked for, or the guest's port of the stream. */
   readonly port: number | undefined;
 
+  /** @internal */
   constructor(code: VsockErrorCode, port?: number, options?: ErrorOptions & { readonly detail?: string }) {
     const place = port === undefined ? 'vsock' : `vsock port ${port}`;
     super(`${place}: ${options?.detail ?? MESSAGES[code]}`, options);

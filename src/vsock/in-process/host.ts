@@ -40,6 +40,7 @@ const MAX_PORT = 0xffff_ffff;
 /** What setTimeout takes. */
 const MAX_TIMEOUT_MS = 0x7fff_ffff;
 
+/** How long to try to connect. */
 export interface ConnectOptions {
   /** Milliseconds until the attempt fails with TIMED_OUT. Without it: the two seconds that a guest has to answer. */
   readonly timeout?: number | undefined;

@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events';
 import type { VsockStream } from './stream.js';
 
+/** The events of a VsockServer, with what their listeners get. */
 export interface VsockServerEvents {
   /** The guest has connected. With nobody to hear this the guest is refused. */
   connection: [stream: VsockStream];
@@ -12,8 +13,12 @@ export interface VsockServerEvents {
   error: [error: Error];
 }
 
-/** Made by `vm.vsock.listen`. Also an async iterable of its connections, which ends when the server closes. */
+/**
+ * A port of the host that the guest connects to. Made by `vm.vsock.listen`. Also an async iterable of its connections, which
+ * ends when the server closes.
+ */
 export class VsockServer extends EventEmitter<VsockServerEvents> implements AsyncIterable<VsockStream> {
+  /** The port of CID 2 that it serves. */
   readonly port: number;
   private readonly unlisten: () => void;
   private open = true;
@@ -25,6 +30,7 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     this.unlisten = unlisten;
   }
 
+  /** Whether more connections may come: not after `close` or the end of the VM. */
   get listening(): boolean {
     return this.open;
   }
@@ -42,6 +48,7 @@ export class VsockServer extends EventEmitter<VsockServerEvents> implements Asyn
     return new ConnectionIterator(this);
   }
 
+  /** `using server = vm.vsock.listen(...)`: it is closed at the end of the block. */
   [Symbol.dispose](): void {
     this.close();
   }

@@ -60,8 +60,14 @@ export interface StreamPorts {
 
 type WriteCallback = (error?: Error | null) => void;
 
-/** A connection to the guest. Made by `vm.vsock.connect` and by servers. */
-export class VsockStream extends Duplex implements SlotUser {
+/**
+ * A connection to the guest, as a Node Duplex of bytes. Made by `vm.vsock.connect` and by servers.
+ *
+ * `end()` tells the guest that no more comes, and `'end'` that the guest has said so. `destroy()` breaks the connection off,
+ * unless all that was written is through. `'error'` has a VsockError: RESET when the guest breaks off, CLOSED when it reads no
+ * more or the VM has ended. A reader that stops reading makes the guest wait.
+ */
+export class VsockStream extends Duplex {
   /** The guest's port of this connection. */
   readonly guestPort: number;
   /** The host's port of this connection. */
@@ -124,29 +130,34 @@ export class VsockStream extends Duplex implements SlotUser {
     this.pushEnd();
   }
 
+  /** @internal */
   override _read(): void {
     this.wantsData = true;
     this.fill();
   }
 
+  /** @internal */
   override _write(chunk: Uint8Array, _encoding: BufferEncoding, callback: WriteCallback): void {
     this.pending.push(chunk);
     this.pendingCallback = callback;
     this.pump();
   }
 
+  /** @internal */
   override _writev(chunks: readonly { readonly chunk: unknown }[], callback: WriteCallback): void {
     for (const { chunk } of chunks) this.pending.push(chunk as Uint8Array);
     this.pendingCallback = callback;
     this.pump();
   }
 
+  /** @internal */
   override _final(callback: WriteCallback): void {
     // After the last byte: the worker loads the flags before the index.
     this.say(HOST_ENDED_MASK);
     callback();
   }
 
+  /** @internal */
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     const ended = (Atomics.load(this.block.words, WORD.HOST_FLAGS) & HOST_ENDED_MASK) !== 0;
     this.say(error === null && ended ? HOST_CLOSED_MASK : HOST_BROKEN_MASK);
