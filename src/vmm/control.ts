@@ -18,6 +18,8 @@ const STATE_LOCK = 1;
 const READY_COUNT = 2;
 /** What a vCPU thread that is taken out of KVM_RUN is to do: a VcpuOrder, and above it the number of the order. */
 const ORDER = 3;
+/** Threads that have let go of everything, whatever their end was. */
+const ENDED_COUNT = 4;
 const VCPUS = 16;
 const VCPU_WORDS = 16;
 const VCPU_STATE = 0;
@@ -109,6 +111,20 @@ export class ControlBlock {
 
   get stopRequested(): boolean {
     return Atomics.load(this.words, STOP) !== 0;
+  }
+
+  /** A thread says that it has let go of everything that this block is about. */
+  threadEnded(): void {
+    Atomics.add(this.words, ENDED_COUNT, 1);
+    Atomics.notify(this.words, ENDED_COUNT);
+  }
+
+  /** Whether `count` threads have ended; waits for the next one for at most that long, and may be early. */
+  threadsEnded(count: number, milliseconds: number): boolean {
+    const ended = Atomics.load(this.words, ENDED_COUNT);
+    if (ended >= count) return true;
+    Atomics.wait(this.words, ENDED_COUNT, ended, milliseconds);
+    return Atomics.load(this.words, ENDED_COUNT) >= count;
   }
 
   /** A vCPU thread says that its vCPU exists: the boot processor may wake it. */

@@ -25,6 +25,7 @@ import { VmError } from './errors.js';
 import { VIRTIO_GSIS } from './interrupt-lines.js';
 import type { BackendState } from './mmio-backend.js';
 import type { KvmVm } from './kvm/vm-fd.js';
+import { type BlockingThreads, endWithProcess, forget } from './process-end.js';
 import type { ReleaseStack } from './release-stack.js';
 import type { DeviceStart, IoCommand, IoMessage, MmioDeviceHandles } from './worker-protocol.js';
 import { takeIoThread, type IoThread } from './worker-pool.js';
@@ -93,6 +94,7 @@ export class DeviceSet {
   private readonly control = ControlBlock.create();
   private readonly groups: IoGroup[];
   private readonly slots: Slot[] = [];
+  private readonly blocking: BlockingThreads;
   private started = false;
 
   /** Takes the I/O threads of `plans`, which load their code from now on. Descriptors belong to `resources`. */
@@ -102,6 +104,14 @@ export class DeviceSet {
       const name = plan.length === 1 ? `io-${plan[0]}` : `io${index}`;
       return { name, plan, thread: takeIoThread(plan), slots: [], commands: new MessageChannel() };
     });
+    this.blocking = {
+      control: this.control,
+      count: this.groups.length,
+      order: 'io',
+      kick: () => {
+        for (const { stopEvent } of this.groups) if (stopEvent !== undefined) signalEventFd(stopEvent);
+      },
+    };
     for (const group of this.groups) {
       const { name, thread } = group;
       thread.attach({
@@ -200,6 +210,7 @@ export class DeviceSet {
       };
       group.thread.start(message, transfer);
     }
+    endWithProcess(this.blocking);
   }
 
   /** Hands a command to the device called `id`; does nothing before `start` and when there is no such device. */
@@ -300,6 +311,7 @@ export class DeviceSet {
         });
       }),
     );
+    if (ended.every(Boolean)) forget(this.blocking);
     if (!this.started) for (const { commands } of this.groups) commands.port2.close();
     return this.groups.filter((_, index) => !ended[index]).map(({ name }) => name);
   }

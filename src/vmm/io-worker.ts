@@ -8,6 +8,7 @@ import { drainEventFd } from '../platform/eventfd.js';
 import { GuestMemory } from '../platform/guest-memory.js';
 import { ControlBlock } from './control.js';
 import { loadDeviceKind, type DeviceFactory, type DeviceKind } from './device-kinds.js';
+import { LoadingMark } from './loading-mark.js';
 import { MmioBackend } from './mmio-backend.js';
 import type { IoCommand, IoMessage, IoStart, LogLevel } from './worker-protocol.js';
 
@@ -153,18 +154,27 @@ const send: Send = (message) => {
   port.postMessage(message);
 };
 // Started ahead of its VM: the code it will need loads meanwhile.
-for (const kind of (workerData as { preload?: readonly DeviceKind[] } | undefined)?.preload ?? []) {
-  void loadDeviceKind(kind);
-}
+const { preload, loading } = workerData as {
+  readonly preload: readonly DeviceKind[];
+  readonly loading: SharedArrayBuffer;
+};
+// A kind that does not load is told of when it is needed.
+void Promise.allSettled(preload.map(loadDeviceKind)).then(() => {
+  new LoadingMark(loading).loaded();
+});
 port.once('message', (start: IoStart | undefined) => {
   if (start === undefined) return;
-  runToTheEnd(start, send).then(
-    () => {
-      send({ type: 'stopped' });
-    },
-    (error: unknown) => {
-      const { message, stack } = error instanceof Error ? error : new Error(String(error));
-      send({ type: 'failed', message, stack });
-    },
-  );
+  void runToTheEnd(start, send)
+    .then(
+      () => {
+        send({ type: 'stopped' });
+      },
+      (error: unknown) => {
+        const { message, stack } = error instanceof Error ? error : new Error(String(error));
+        send({ type: 'failed', message, stack });
+      },
+    )
+    .finally(() => {
+      new ControlBlock(start.control).threadEnded();
+    });
 });

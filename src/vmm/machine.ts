@@ -15,6 +15,7 @@ import { EVENT_GSI } from './interrupt-lines.js';
 import { KVM_CAP_XSAVE2 } from './kvm/abi.js';
 import type { KvmSystem } from './kvm/system.js';
 import { KvmVm } from './kvm/vm-fd.js';
+import { type BlockingThreads, endWithProcess, forget } from './process-end.js';
 import { restoreChips, saveChips, type ChipsSnapshot } from './snapshot/chips.js';
 import type { SaveRequest, VcpuSnapshot } from './snapshot/vcpu.js';
 import type { GuestEvent, PortHandles, VcpuBegin, VcpuMessage, VcpuStart } from './worker-protocol.js';
@@ -63,6 +64,7 @@ export class Machine {
   private readonly vm: KvmVm;
   private readonly threads: readonly VcpuThread[];
   private readonly parts: MachineParts;
+  private readonly blocking: BlockingThreads;
   private parking: Gathering | undefined;
   private saving: { readonly states: VcpuSnapshot[]; readonly resolve: (states: VcpuSnapshot[]) => void } | undefined;
 
@@ -71,6 +73,14 @@ export class Machine {
     const { system, memory, devices, ports } = parts;
     this.parts = parts;
     this.threads = threads;
+    this.blocking = {
+      control: this.control,
+      count: threads.length,
+      order: 'vcpus',
+      kick: () => {
+        this.kickAll();
+      },
+    };
     this.vm = new KvmVm(system);
     try {
       this.vm.setMemory(memory);
@@ -93,6 +103,7 @@ export class Machine {
     const supported = system.supportedCpuid();
     const { tscDeadlineTimer } = system;
     const vcpuCount = this.threads.length;
+    endWithProcess(this.blocking);
     let ended = false;
     const end = (outcome: VcpuOutcome): void => {
       if (ended || outcome.kind === 'stopped') return;
@@ -129,11 +140,10 @@ export class Machine {
   /** Takes every vCPU out of the guest. Rejects when the guest ends meanwhile. */
   async pause(): Promise<void> {
     const parked = this.park();
-    const kick = (): void => {
-      for (const index of this.threads.keys()) this.control.kickVcpu(index);
-    };
-    kick();
-    const kicks = setInterval(kick, KICK_INTERVAL_MS);
+    this.kickAll();
+    const kicks = setInterval(() => {
+      this.kickAll();
+    }, KICK_INTERVAL_MS);
     try {
       await parked;
     } finally {
@@ -181,11 +191,16 @@ export class Machine {
         }),
       ),
     );
+    if (ended.every(Boolean)) forget(this.blocking);
     return this.threads.flatMap((_, index) => (ended[index] ? [] : [`vcpu${index}`]));
   }
 
   release(): void {
     this.vm.close();
+  }
+
+  private kickAll(): void {
+    for (const index of this.threads.keys()) this.control.kickVcpu(index);
   }
 
   private handle(

@@ -1,6 +1,6 @@
 // Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
 
-import { parentPort, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData, type MessagePort } from 'node:worker_threads';
 import { EVENT_PORT, EventDevice } from '../devices/legacy/event-device.js';
 import { DebugConsole } from '../devices/legacy/debug-console.js';
 import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
@@ -16,6 +16,7 @@ import { currentThreadId } from '../platform/libc.js';
 import { installKickHandler } from '../platform/signals.js';
 import { MmioBus, PortBus, type PortDevice } from './buses.js';
 import { ControlBlock, orderKind, ORDER_RUN, ORDER_SAVE } from './control.js';
+import { LoadingMark } from './loading-mark.js';
 import { epochNow } from './start-times.js';
 import { KvmVcpu } from './kvm/vcpu-fd.js';
 import { restoreVcpu, saveVcpu, type SaveRequest } from './snapshot/vcpu.js';
@@ -182,5 +183,8 @@ port.once('message', (start: VcpuStart | undefined) => {
   } catch (error) {
     const { message, stack } = error instanceof Error ? error : new Error(String(error));
     send({ type: 'failed', message, stack });
+  } finally {
+    new ControlBlock(start.control).threadEnded();
   }
 });
+new LoadingMark((workerData as { readonly loading: SharedArrayBuffer }).loading).loaded();

@@ -1,6 +1,8 @@
 // One worker thread as the main thread holds it: started early, told once, and joined within a bounded time.
 
 import { Worker, type MessagePort } from 'node:worker_threads';
+import { LoadingMark } from './loading-mark.js';
+import { forget, loadBeforeEnd } from './process-end.js';
 
 /** Between two kicks of a worker that was asked to stop. */
 const KICK_INTERVAL_MS = 5;
@@ -23,9 +25,12 @@ export class WorkerThread<S, M> {
   private joining = false;
 
   /** Starts the thread; it loads its modules while the caller goes on. It does not keep the process alive yet. */
-  constructor(name: string, entry: URL, workerData?: unknown) {
+  constructor(name: string, entry: URL, data: Readonly<Record<string, unknown>> = {}) {
+    const mark = new LoadingMark();
+    const workerData = { ...data, loading: mark.buffer };
     // No inherited flags: those of a test runner or an inspector are not for this thread.
     this.worker = new Worker(entry, { name, execArgv: [], stdin: false, workerData });
+    loadBeforeEnd(mark);
     this.worker.unref();
     this.worker.on('message', (message: M) => this.handlers?.onMessage(message));
     this.worker.on('error', (error) => {
@@ -33,6 +38,7 @@ export class WorkerThread<S, M> {
     });
     this.ended = new Promise((resolve) => {
       this.worker.once('exit', (code) => {
+        forget(mark);
         if (code !== 0) this.fail(new Error(`worker ${name} ended with code ${code}`));
         resolve();
       });
