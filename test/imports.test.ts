@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from '@jest/globals';
 
 const SRC = fileURLToPath(new URL('../../src', import.meta.url));
+const EXAMPLES = fileURLToPath(new URL('../../examples', import.meta.url));
 
 const ALLOWED: Record<string, readonly string[]> = {
   platform: [],
@@ -61,6 +62,14 @@ describe('import directions', () => {
   test('every folder imports only what ARCHITECTURE.md lets it', () => {
     const offenders = internal.filter(({ from, to }) => from !== to && !(ALLOWED[from] ?? []).includes(to));
     expect(offenders).toEqual([]);
+  });
+
+  test('examples use what the library exports, and each other', () => {
+    const files = readdirSync(EXAMPLES).filter((name) => name.endsWith('.ts'));
+    const specifiers = files.flatMap((name) => importsOf(join(EXAMPLES, name)).map(({ specifier }) => specifier));
+    expect(specifiers).toContain('../src/index.js');
+    const others = specifiers.filter((each) => each.startsWith('.') && !each.startsWith('./'));
+    expect(new Set(others)).toEqual(new Set(['../src/index.js']));
   });
 
   test('only src/platform calls koffi', () => {
