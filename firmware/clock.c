@@ -41,9 +41,11 @@ _Static_assert(sizeof(struct pvclock_wall_clock) == 12, "pvclock ABI");
 static volatile ALIGNED(32) struct pvclock_vcpu_time_info system_clock;
 static volatile ALIGNED(16) struct pvclock_wall_clock wall_clock;
 static bool present;
+static u64 started; // rdtsc
 
 void clock_setup(void)
 {
+    started = rdtsc();
     struct cpuid id = cpuid(CPUID_HYPERVISOR);
     present = id.ebx == 0x4b4d564b && id.ecx == 0x564b4d56 && id.edx == 0x0000004d && // "KVMKVMKVM\0\0\0"
               (cpuid(CPUID_KVM_FEATURES).eax & (1U << KVM_FEATURE_CLOCKSOURCE2_BIT)) != 0;
@@ -65,6 +67,11 @@ u64 clock_ticks_per_us(void)
     }
     u64 ticks = shifted((1000UL << 32) / mul, -system_clock.tsc_shift);
     return ticks == 0 ? 1 : ticks;
+}
+
+u64 clock_uptime_us(void)
+{
+    return (rdtsc() - started) / clock_ticks_per_us();
 }
 
 static u64 system_nanoseconds(void)

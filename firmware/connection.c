@@ -241,7 +241,7 @@ static bool running_low(const struct connection *c)
 static void count_consumed(struct connection *c)
 {
     // What is in the ring is not consumed. A service may put bytes of its own there, too, so the count only ever grows.
-    u32 consumed = c->rx_count - ring_used(&c->ring);
+    u32 consumed = c->rx_count - ring_used(&c->ring) - c->held;
     if ((i32)(consumed - c->fwd_count) > 0) {
         c->fwd_count = consumed;
     }
@@ -337,6 +337,8 @@ static bool take_turn(struct connection *c)
         }
     }
     if (c->state == CONNECTION_OPEN || c->state == CONNECTION_CLOSING) {
+        // A service may have let go of what it held.
+        count_consumed(c);
         if ((c->due & DUE_CREDIT_UPDATE) || (running_low(c) && c->fwd_told != c->fwd_count)) {
             stats.credit_updates++;
             send(c, VIRTIO_VSOCK_OP_CREDIT_UPDATE, 0, NULL, 0, 0);

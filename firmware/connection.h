@@ -64,6 +64,7 @@ struct connection {
     u32 rx_count;  // bytes received
     u32 fwd_count; // of these, consumed
     u32 fwd_told;  // fwd_count as the peer knows it
+    u32 held;      // received bytes that the service keeps for later, beside those in the ring
     // Sending. Counters wrap.
     u32 tx_count;
     u32 peer_buf_alloc;

@@ -10,9 +10,8 @@
 #include "services.h"
 #include "stats.h"
 #include "text.h"
+#include "version.h"
 #include "vsock.h"
-
-#define FIRMWARE_VERSION "0.1.0"
 
 #define MAX_LINE 256
 // Characters in one call of console_poll, so that pasting does not hold up the services.
@@ -253,16 +252,6 @@ static void send_line(void)
     }
 }
 
-static void add_services(void)
-{
-    for (u32 i = 0; i < service_count; i++) {
-        add(&text, i == 0 ? "" : ", ");
-        add(&text, services[i].name);
-        add(&text, " ");
-        add_decimal(&text, services[i].port);
-    }
-}
-
 static void open_session(const char *argument, const struct service *service)
 {
     u64 cid = VSOCK_CID_HOST;
@@ -392,7 +381,7 @@ static void command_help(const char *argument)
     }
     if (has_vsock) {
         add(&text, "services on vsock: ");
-        add_services();
+        add_services(&text);
         add(&text, "\r\n");
     }
 }
@@ -501,7 +490,7 @@ void console_start(const struct boot_info *boot, bool vsock_works)
         add(&text, "vsock CID ");
         add_decimal(&text, vsock_cid());
         add(&text, ": ");
-        add_services();
+        add_services(&text);
     } else {
         add(&text, "no vsock device");
     }

@@ -112,7 +112,7 @@ _Noreturn void main(const u8 *boot_params)
     has_vsock = vsock_start(&boot);
     if (has_vsock) {
         connections_setup();
-        services_setup();
+        services_setup(boot.memory_bytes);
     }
     outb(PORT_DEBUG, READY_MARK);
     serial_setup();

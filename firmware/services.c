@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Echo (RFC 862), discard (RFC 863), daytime (RFC 867) and character generator (RFC 864).
+// Echo (RFC 862), discard (RFC 863), daytime (RFC 867) and character generator (RFC 864); and the table of all services.
 
 #include "services.h"
+#include "calendar.h"
 #include "clock.h"
+#include "http.h"
 #include "text.h"
 
 // Consumed at once, so only the size of an update's round trip counts.
@@ -41,38 +43,23 @@ static bool daytime_open(struct connection *c)
     return true;
 }
 
-// Days since 1970 to a date of the proleptic Gregorian calendar, counting years from 1 March so that the leap day comes
-// last; 146097 days are 400 years.
-static void add_date(struct builder *b, u64 days)
-{
-    u64 shifted = days + 719468;
-    u64 era = shifted / 146097;
-    u64 day_of_era = shifted % 146097;
-    u64 year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    u64 day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    u64 month_from_march = (5 * day_of_year + 2) / 153;
-    u64 day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    u64 month = month_from_march < 10 ? month_from_march + 3 : month_from_march - 9;
-    add_padded(b, era * 400 + year_of_era + (month <= 2), 4);
-    add(b, "-");
-    add_padded(b, month, 2);
-    add(b, "-");
-    add_padded(b, day, 2);
-}
-
 static bool daytime_peek(struct connection *c, struct piece *piece)
 {
     // Made anew at each look: a line is short enough to be copied into its packet.
     static char line[32];
     struct builder b = {line, sizeof line, 0};
-    u64 second = c->stamp % 86400;
-    add_date(&b, c->stamp / 86400);
+    struct date_time t = calendar(c->stamp);
+    add_padded(&b, t.year, 4);
+    add(&b, "-");
+    add_padded(&b, t.month, 2);
+    add(&b, "-");
+    add_padded(&b, t.day, 2);
     add(&b, " ");
-    add_padded(&b, second / 3600, 2);
+    add_padded(&b, t.hour, 2);
     add(&b, ":");
-    add_padded(&b, second / 60 % 60, 2);
+    add_padded(&b, t.minute, 2);
     add(&b, ":");
-    add_padded(&b, second % 60, 2);
+    add_padded(&b, t.second, 2);
     add(&b, " UTC\r\n");
     *piece = (struct piece){(const u8 *)line + c->phase, b.length - c->phase, 0};
     return piece->length != 0;
@@ -93,22 +80,22 @@ static bool daytime_finished(const struct connection *c)
 
 #define LINE_LENGTH 72
 #define PRINTABLE 95
-#define PERIOD (PRINTABLE * (LINE_LENGTH + 2))
+_Static_assert(CHARGEN_PERIOD == PRINTABLE * (LINE_LENGTH + 2), "services.h");
 
 static u8 *pattern;
 
-void services_setup(void)
+void services_setup(u64 memory_bytes)
 {
-    pattern = memory_take(PERIOD + VSOCK_MAX_PAYLOAD, 64);
+    pattern = memory_take(CHARGEN_PERIOD + VSOCK_MAX_PAYLOAD, 64);
+    http_setup(memory_bytes);
 }
 
-// Filled in for the first connection, so that start-up does not wait for it.
-static bool chargen_open(struct connection *c)
+// Filled in when it is first needed, so that start-up does not wait for it.
+const u8 *chargen_bytes(u32 phase)
 {
     static bool filled;
-    (void)c;
-    if (filled || pattern == NULL) {
-        return filled;
+    if (filled) {
+        return pattern + phase;
     }
     filled = true;
     u8 *to = pattern;
@@ -121,18 +108,24 @@ static bool chargen_open(struct connection *c)
     }
     // Overlapping on purpose: what was just copied is the source of what follows.
     memcpy(to, pattern, VSOCK_MAX_PAYLOAD);
-    return true;
+    return pattern + phase;
+}
+
+static bool chargen_open(struct connection *c)
+{
+    (void)c;
+    return pattern != NULL;
 }
 
 static bool chargen_peek(struct connection *c, struct piece *piece)
 {
-    *piece = (struct piece){pattern + c->phase, VSOCK_MAX_PAYLOAD, 0};
+    *piece = (struct piece){chargen_bytes(c->phase), VSOCK_MAX_PAYLOAD, 0};
     return true;
 }
 
 static void chargen_advance(struct connection *c, u32 length)
 {
-    c->phase = (c->phase + length) % PERIOD;
+    c->phase = (c->phase + length) % CHARGEN_PERIOD;
 }
 
 static bool echo_finished(const struct connection *c)
@@ -175,6 +168,17 @@ const struct service services[] = {
         .peek = chargen_peek,
         .advance = chargen_advance,
     },
+    {
+        .name = "http",
+        .port = HTTP_PORT,
+        .buf_alloc = HTTP_BUF_ALLOC,
+        .open = http_open,
+        .receive = http_receive,
+        .peek = http_peek,
+        .advance = http_advance,
+        .finished = http_finished,
+        .closed = http_closed,
+    },
 };
 const u32 service_count = COUNT_OF(services);
 
@@ -186,4 +190,14 @@ const struct service *service_at(u32 port)
         }
     }
     return NULL;
+}
+
+void add_services(struct builder *b)
+{
+    for (u32 i = 0; i < service_count; i++) {
+        add(b, i == 0 ? "" : ", ");
+        add(b, services[i].name);
+        add(b, " ");
+        add_decimal(b, services[i].port);
+    }
 }

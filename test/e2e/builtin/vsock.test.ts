@@ -40,7 +40,7 @@ describeKvm('vsock with the built-in guest', () => {
   });
 
   test('the banner names the guest CID and the services', () => {
-    expect(console.text).toMatch(/vsock CID 3: echo 7, discard 9, daytime 13, chargen 19/);
+    expect(console.text).toMatch(/vsock CID 3: echo 7, discard 9, daytime 13, chargen 19, http 80/);
   });
 
   test('echo answers what was sent right behind the CONNECT line', async () => {
