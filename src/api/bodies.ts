@@ -45,7 +45,23 @@ export function resizeRequest(body: unknown): ResizeRequest {
 
 const destination = z.strictObject({ destination_url: z.string() });
 
-/** The path that a snapshot or a core is to be written to. */
+const snapshot = z.strictObject({
+  destination_url: z.string(),
+  /** Ours: only what has changed since the VM was restored. */
+  diff: z.boolean().nullish(),
+});
+
+export interface SnapshotRequest {
+  readonly directory: string;
+  readonly diff: boolean;
+}
+
+export function snapshotRequest(body: unknown): SnapshotRequest {
+  const { destination_url, diff } = parse(snapshot, body);
+  return { directory: pathOf('destination_url', destination_url), diff: diff === true };
+}
+
+/** The path that a core is to be written to. */
 export function destinationPath(body: unknown): string {
   return pathOf('destination_url', parse(destination, body).destination_url);
 }

@@ -2,7 +2,14 @@
 
 import { validateVmConfig } from '../config/validate.js';
 import { packageVersion } from '../platform/package-version.js';
-import { destinationPath, refuseBody, resizeRequest, restoreRequest, withoutPtyPaths } from './bodies.js';
+import {
+  destinationPath,
+  refuseBody,
+  resizeRequest,
+  restoreRequest,
+  snapshotRequest,
+  withoutPtyPaths,
+} from './bodies.js';
 import { badRequest } from './errors.js';
 import type { Monitor } from './monitor.js';
 
@@ -96,9 +103,10 @@ export const ENDPOINTS: readonly Endpoint[] = [
   put('vm.resize', 'Changes the size of the balloon', 'The VM could not be resized', (monitor, body) =>
     monitor.resize(resizeRequest(body)),
   ),
-  put('vm.snapshot', 'Saves a paused VM into a folder', 'The VM could not be snapshotted', (monitor, body) =>
-    monitor.snapshot(destinationPath(body)),
-  ),
+  put('vm.snapshot', 'Saves a paused VM into a folder', 'The VM could not be snapshotted', (monitor, body) => {
+    const { directory, diff } = snapshotRequest(body);
+    return monitor.snapshot(directory, diff);
+  }),
   put(
     'vm.restore',
     'Brings a saved VM back, paused unless told otherwise',

@@ -31,7 +31,7 @@ export interface MonitoredVm {
   pause(): Promise<void>;
   resume(): Promise<void>;
   reboot(): Promise<void>;
-  snapshot(directory: string): Promise<void>;
+  snapshot(directory: string, options: { readonly diff: boolean }): Promise<void>;
   coredump(path: string): Promise<void>;
   nmi(): void;
   powerButton(): void;
@@ -204,8 +204,8 @@ export class Monitor {
     });
   }
 
-  snapshot(directory: string): Promise<void> {
-    return this.inTurn(() => this.vmIn('Paused', 'VM is not paused: pause it first').snapshot(directory));
+  snapshot(directory: string, diff = false): Promise<void> {
+    return this.inTurn(() => this.vmIn('Paused', 'VM is not paused: pause it first').snapshot(directory, { diff }));
   }
 
   coredump(path: string): Promise<void> {

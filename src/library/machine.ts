@@ -15,6 +15,7 @@ export {
   Vm,
   type LogLevel,
   type RestoreOptions,
+  type SnapshotOptions,
   type StopOptions,
   type VmBalloon,
   type VmConsoles,

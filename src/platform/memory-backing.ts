@@ -11,8 +11,16 @@ export type MemoryBacking =
   | { readonly kind: 'anonymous' }
   /** RAM: pages of a memory file, mapped shared. `pageSize` is above 4096 when they come from the huge page pool. */
   | { readonly kind: 'memory-file'; readonly fd: Fd; readonly offset: number; readonly pageSize: number }
-  /** RAM: pages of a saved machine's memory file, mapped private: one that is written to becomes this process's own. */
-  | { readonly kind: 'saved-file'; readonly fd: Fd; readonly offset: number }
+  /**
+   * RAM: pages of a saved machine's memory file, mapped private: one that is written to becomes this process's own. In the
+   * place of the pieces that `replaced` names, in bytes from the beginning, those of another file were mapped.
+   */
+  | {
+      readonly kind: 'saved-file';
+      readonly fd: Fd;
+      readonly offset: number;
+      readonly replaced: readonly { readonly offset: number; readonly length: number }[];
+    }
   /** Not RAM: a device shows the pages of a file here. They are never discarded. */
   | { readonly kind: 'device' };
 

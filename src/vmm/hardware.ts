@@ -2,7 +2,6 @@
 
 import type { VmConfig } from '../config/vm-config.js';
 import type { MemoryMap } from '../platform/guest-memory.js';
-import type { Fd } from '../platform/units.js';
 import type { VsockHost } from '../vsock/in-process/host.js';
 import type { VsockInsight } from './attach/vsock.js';
 import { Consoles } from './consoles/consoles.js';
@@ -12,7 +11,7 @@ import type { DeviceSet } from './device-set.js';
 import { attachDevices } from './devices.js';
 import { checkHostCpus } from './host-cpus.js';
 import { KvmSystem } from './kvm/system.js';
-import { AllocatedMemory } from './memory.js';
+import { AllocatedMemory, type SavedMemory } from './memory.js';
 import { Ports } from './ports.js';
 import type { ReleaseStack } from './release-stack.js';
 import type { LogLevel } from './worker-protocol.js';
@@ -38,8 +37,8 @@ export interface HardwareContext {
   readonly watchdogExpired: () => void;
   /** Called when KVM is open, and when there is memory: for the times of the start. */
   readonly reached: (stage: 'kvm' | 'memory') => void;
-  /** The memory file of a snapshot, to begin with. */
-  readonly savedMemory?: Fd | undefined;
+  /** The memory of a snapshot, to begin with. */
+  readonly savedMemory?: SavedMemory | undefined;
 }
 
 /** Rejects with VmError. */

@@ -11,6 +11,7 @@
 //
 // What users call, with what they are told of it, is `vm.ts`.
 
+import { resolve } from 'node:path';
 import type { VmConfig } from '../config/vm-config.js';
 import { formatBytes } from '../platform/units.js';
 import { createCounterMemory } from '../vsock/counters.js';
@@ -25,9 +26,10 @@ import type { Machine } from './machine.js';
 import { Machines } from './machines.js';
 import { ReleaseStack } from './release-stack.js';
 import type { OpenSnapshot } from './snapshot/read.js';
+import type { SnapshotOrigin } from './snapshot/write.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
-import type { StopOptions, VmLog, VmOptions } from './vm-options.js';
+import type { SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
 import { VmVsock } from './vm-vsock.js';
 import type { LogLevel } from './worker-protocol.js';
 
@@ -61,6 +63,8 @@ export class LifeCycle {
   private tornDown: Promise<void> | undefined;
   /** Settles when the reboot under way is through. */
   private rebooting: Promise<void> | undefined;
+  /** The snapshot from which memory was mapped. */
+  private origin: SnapshotOrigin | undefined;
 
   /** Takes the threads; `create` or `restore` has to follow. */
   constructor(config: VmConfig, options: VmOptions) {
@@ -105,6 +109,7 @@ export class LifeCycle {
   /** Builds a saved VM, paused. Rejects with everything released again. */
   restore(directory: string, saved: OpenSnapshot): Promise<void> {
     return this.orTearDown(async () => {
+      this.origin = { ...saved.origin, directory: resolve(saved.origin.directory) };
       this.tell({ type: 'restoring', directory });
       await this.build(saved);
       await this.enterRestored();
@@ -187,8 +192,8 @@ export class LifeCycle {
     });
   }
 
-  snapshot(directory: string): Promise<void> {
-    return this.whilePaused(() => this.saveTo(directory));
+  snapshot(directory: string, options: SnapshotOptions): Promise<void> {
+    return this.whilePaused(() => this.saveTo(directory, options));
   }
 
   powerButton(): void {
@@ -267,7 +272,7 @@ export class LifeCycle {
       reached: (stage) => {
         this.times[stage] = epochNow();
       },
-      savedMemory: saved?.memoryFd,
+      savedMemory: saved?.memory,
     });
     this.hardware = hardware;
     // A worker may have failed while devices were loaded.
@@ -311,11 +316,12 @@ export class LifeCycle {
     this.current = 'paused';
   }
 
-  private async saveTo(directory: string): Promise<void> {
+  private async saveTo(directory: string, { diff = false }: SnapshotOptions): Promise<void> {
     const { machine, hardware, config } = this;
     if (this.current !== 'paused' || machine === undefined || hardware === undefined) throw notRunning('be saved');
-    const { refuseUnsavable, writeSnapshot } = await import('./snapshot/write.js');
+    const { diffBase, refuseUnsavable, writeSnapshot } = await import('./snapshot/write.js');
     refuseUnsavable(config);
+    const base = diff ? diffBase(directory, config, this.origin) : undefined;
     this.tell({ type: 'snapshotting', directory });
     const begin = performance.now();
     const takenAtMs = Date.now();
@@ -328,7 +334,7 @@ export class LifeCycle {
     const { vsock } = config;
     const cid = this.vmVsock?.cid;
     const present = vsock === undefined || cid === undefined ? config : { ...config, vsock: { ...vsock, cid } };
-    const written = await writeSnapshot(directory, { config: present, memory: hardware.memory.map, state });
+    const written = await writeSnapshot(directory, { config: present, memory: hardware.memory.map, state, base });
     const took = `${Math.round(performance.now() - begin)} ms`;
     this.log('info', 'vmm', `saved to ${directory}: ${formatBytes(written)} of memory in ${took}`);
     this.tell({ type: 'snapshotted', directory });

@@ -149,7 +149,7 @@ export class Machines {
 function checkShape({ cpus, memory }: VmConfig, { machine, memory: saved }: SavedState): void {
   const differing = [
     ['vCPUs', machine.vcpus.length, cpus.boot_vcpus],
-    ['bytes of memory', saved.file_size, memory.size],
+    ['bytes of memory', saved.fileSize, memory.size],
   ].find(([, there, here]) => there !== here);
   if (differing === undefined) return;
   const [what, there, here] = differing;

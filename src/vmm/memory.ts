@@ -33,8 +33,9 @@ import {
   populatePages,
   type MemoryBacking,
 } from '../platform/memory-backing.js';
-import { formatBytes, GIB, guestAddress, MIB, PAGE_SIZE, type Fd, type HostAddress } from '../platform/units.js';
+import { formatBytes, GIB, guestAddress, KIB, MIB, PAGE_SIZE, type Fd, type HostAddress } from '../platform/units.js';
 import { VmError } from './errors.js';
+import { type Extent, extentsWithin } from './snapshot/extents.js';
 
 /** Element indices into a chunk's byte view stay below 2^31, on V8's fast path. */
 const MAX_CHUNK_SIZE = 2 * GIB;
@@ -43,6 +44,19 @@ const MAX_CHUNK_SIZE = 2 * GIB;
 const THP_SIZE = 2 * MIB;
 /** Below are boot tables and holes: there a huge page would be all that a very small guest has, and mostly unused. */
 const THP_START = 2 * MIB;
+
+/** Extents of a diff from this size on are mapped, so that clones share them; smaller ones are read, which is quicker. */
+const MAPPED_EXTENT_SIZE = 256 * KIB;
+/** The kernel bounds the mappings of a process, and every extent splits one in three. */
+const MAX_MAPPED_EXTENTS = 64;
+
+/** The memory of a saved machine. */
+export interface SavedMemory {
+  /** All of it, or that of the snapshot that `diff` is a diff of. */
+  readonly fd: Fd;
+  /** Another such file, of which the extents count. */
+  readonly diff: { readonly fd: Fd; readonly extents: readonly Extent[] } | undefined;
+}
 
 interface Range {
   readonly gpa: number;
@@ -74,11 +88,11 @@ export class AllocatedMemory {
   private closed = false;
 
   /**
-   * `config.size` is a multiple of 4096. With `saved`, the memory file of a snapshot, RAM begins as that file is: private
-   * memory is mapped from it, which costs the same whatever its size; other kinds are read from it. Throws VmError MEMORY
-   * when the host cannot hold it, or not in that way.
+   * `config.size` is a multiple of 4096. With `saved`, RAM begins as that is: private memory is mapped from its file, which
+   * costs the same whatever its size; other kinds are read from it. Throws VmError MEMORY when the host cannot hold it, or
+   * not in that way.
    */
-  constructor(config: MemoryConfig, saved?: Fd) {
+  constructor(config: MemoryConfig, saved?: SavedMemory) {
     const { size } = config;
     if (size > totalmem()) {
       throw new VmError(
@@ -95,14 +109,22 @@ export class AllocatedMemory {
     try {
       const inFile = config.shared === true || hugePageSize !== undefined;
       this.fd = inFile ? createMemfd('tsvmm-guest-ram', size, hugePageSize) : undefined;
-      this.saved = saved !== undefined && !inFile ? (check(libc.dup(saved), 'dup memory file') as Fd) : undefined;
+      this.saved = saved !== undefined && !inFile ? (check(libc.dup(saved.fd), 'dup memory file') as Fd) : undefined;
+      const mapped = this.saved === undefined ? [] : largest(saved?.diff?.extents ?? []);
       let offset = 0;
       for (const range of planMemory(size)) {
-        chunks.push(this.allocate(range, offset));
+        chunks.push(this.allocate(range, offset, extentsWithin(mapped, offset, range.size)));
         offset += range.size;
       }
+      if (saved?.diff !== undefined) this.mapExtents(saved.diff.fd);
       this.prepare();
-      if (saved !== undefined && inFile) this.load(saved);
+      if (saved !== undefined && inFile) this.load(saved.fd, [{ offset: 0, length: size }]);
+      if (saved?.diff !== undefined) {
+        this.load(
+          saved.diff.fd,
+          saved.diff.extents.filter((extent) => !mapped.includes(extent)),
+        );
+      }
     } catch (error) {
       this.close();
       throw this.failure(error);
@@ -136,11 +158,11 @@ export class AllocatedMemory {
     if (this.saved !== undefined) close(this.saved);
   }
 
-  private allocate(range: Range, offset: number): MemoryChunk {
+  private allocate(range: Range, offset: number, replaced: readonly Extent[]): MemoryChunk {
     const { fd, saved, pageSize } = this;
     let backing: MemoryBacking = { kind: 'anonymous' };
     if (fd !== undefined) backing = { kind: 'memory-file', fd, offset, pageSize };
-    else if (saved !== undefined) backing = { kind: 'saved-file', fd: saved, offset };
+    else if (saved !== undefined) backing = { kind: 'saved-file', fd: saved, offset, replaced };
     // Host and guest addresses agree modulo 2 MiB: else no huge page of the host fits the guest.
     const alignment = range.size >= THP_SIZE ? Math.max(pageSize, THP_SIZE) : pageSize;
     const mapped = mapOverSharedBuffer(pageSource(backing), range.size, alignment);
@@ -167,13 +189,26 @@ export class AllocatedMemory {
     if (prefault === true) this.populate();
   }
 
-  /** Fills RAM from a snapshot's memory file. */
-  private load(saved: Fd): void {
+  /** Maps what each chunk's backing says is another file's, which is `fd`. */
+  private mapExtents(fd: Fd): void {
+    for (const { hostAddress, backing } of this.map) {
+      if (backing.kind !== 'saved-file') continue;
+      for (const { offset, length } of backing.replaced) {
+        const mapped = { address: (hostAddress + offset) as HostAddress, size: length };
+        remap(mapped, { kind: 'private-file', fd, offset: backing.offset + offset });
+      }
+    }
+  }
+
+  /** Reads extents of a snapshot's memory file into RAM. */
+  private load(fd: Fd, extents: readonly Extent[]): void {
     const memory = new GuestMemory(this.map);
-    let offset = 0;
+    let start = 0;
     for (const { guestAddress: gpa, size } of this.map) {
-      memory.readFileInto(saved, offset, gpa, size);
-      offset += size;
+      for (const { offset, length } of extentsWithin(extents, start, size)) {
+        memory.readFileInto(fd, start + offset, gpa + offset, length);
+      }
+      start += size;
     }
   }
 
@@ -198,6 +233,14 @@ export class AllocatedMemory {
     }
     return new VmError('MEMORY', `${formatBytes(config.size)} of guest memory cannot be mapped`, 'ask for less', error);
   }
+}
+
+/** Those that are mapped. */
+function largest(extents: readonly Extent[]): readonly Extent[] {
+  return extents
+    .filter(({ length }) => length >= MAPPED_EXTENT_SIZE)
+    .sort((one, other) => other.length - one.length)
+    .slice(0, MAX_MAPPED_EXTENTS);
 }
 
 function pageSource(backing: MemoryBacking): PageSource {

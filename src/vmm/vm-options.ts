@@ -20,6 +20,14 @@ export interface RestoreOptions extends VmOptions {
   readonly overrides?: SnapshotOverrides;
 }
 
+export interface SnapshotOptions {
+  /**
+   * Writes only the memory that has changed since the VM was restored, as a diff of the snapshot that it was restored from
+   * (or of that one's base), which must stay where it is. Without it the snapshot is whole.
+   */
+  readonly diff?: boolean | undefined;
+}
+
 export interface StopOptions {
   /**
    * Milliseconds that the guest has to shut down after its power button was pressed; then the plug is pulled. Another

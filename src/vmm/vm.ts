@@ -13,7 +13,7 @@ import { LifeCycle } from './life-cycle.js';
 import type { MetricFamily } from './metrics/family.js';
 import type { StartTimes } from './start-times.js';
 import { balloonOrThrow, type VmBalloon } from './vm-balloon.js';
-import type { RestoreOptions, StopOptions, VmOptions } from './vm-options.js';
+import type { RestoreOptions, SnapshotOptions, StopOptions, VmOptions } from './vm-options.js';
 import { vsockOrThrow, vsockTransport, type VmVsock } from './vm-vsock.js';
 
 export { VmError } from './errors.js';
@@ -25,7 +25,7 @@ export type { VmEvent, VmEventOf, VmEvents, VmEventType } from './events.js';
 export type { VmExit } from './exit.js';
 export { BUILT_IN_GUEST } from './guest.js';
 export type { VmBalloon } from './vm-balloon.js';
-export type { RestoreOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
+export type { RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
 export type { VmVsock } from './vm-vsock.js';
 export type { LogLevel } from './worker-protocol.js';
 
@@ -180,11 +180,11 @@ export class Vm {
 
   /**
    * Saves the VM into a folder, from which `Vm.restore` brings it back as often as one likes. One that runs is paused for it
-   * and goes on afterwards; its vsock connections stay, but the restored guests have none. Rejects with VmError SNAPSHOT or
-   * NOT_RUNNING.
+   * and goes on afterwards; its vsock connections stay, but the restored guests have none. With `diff`, a VM that was
+   * restored writes only the memory that has changed since. Rejects with VmError SNAPSHOT or NOT_RUNNING.
    */
-  snapshot(directory: string): Promise<void> {
-    return this.life.snapshot(directory);
+  snapshot(directory: string, options: SnapshotOptions = {}): Promise<void> {
+    return this.life.snapshot(directory, options);
   }
 
   /**

@@ -89,11 +89,12 @@ describe('the life of a VM', () => {
     expect((await put('vm.coredump', { destination_url: '/core' })).status).toBe(204);
     await put('vm.pause');
     expect((await put('vm.snapshot', { destination_url: 'file:///a%20b' })).status).toBe(204);
+    expect((await put('vm.snapshot', { destination_url: '/c', diff: true })).status).toBe(204);
     expect((await get('vm.info')).body).toMatchObject({ state: 'Paused' });
     expect((await put('vm.shutdown')).status).toBe(204);
     expect(factory.vm.calls).toEqual([
       ...['start', 'pause', 'resume', 'powerButton', 'nmi', 'reboot', 'balloon 8192', 'coredump /core', 'pause'],
-      ...['snapshot /a b', 'stop'],
+      ...['snapshot /a b', 'snapshot /c as a diff', 'stop'],
     ]);
     expect((await put('vm.delete')).status).toBe(204);
     const restore = {

@@ -30,7 +30,8 @@ export class FakeVm implements MonitoredVm {
   pause = (): Promise<void> => this.called('pause');
   resume = (): Promise<void> => this.called('resume');
   reboot = (): Promise<void> => this.called('reboot');
-  snapshot = (directory: string): Promise<void> => this.called('snapshot', directory);
+  snapshot = (directory: string, { diff }: { readonly diff: boolean }): Promise<void> =>
+    this.called('snapshot', diff ? `${directory} as a diff` : directory);
   coredump = (path: string): Promise<void> => this.called('coredump', path);
 
   stop = async (): Promise<void> => {

@@ -16,6 +16,7 @@ import { countersTable, infoTable, pingTable } from './table.js';
 export interface CtlOptions {
   readonly balloon?: string | undefined;
   readonly resume?: boolean | undefined;
+  readonly diff?: boolean | undefined;
   readonly overrides?: string | undefined;
 }
 
@@ -72,9 +73,13 @@ export const CTL_COMMANDS: readonly CtlCommand[] = [
   order('shutdown-vmm', 'vmm.shutdown', 'End the VM and the monitor'),
   command(
     'snapshot',
-    'Save the paused VM into the folder DIR',
-    (client, { args }) => client.put('vm.snapshot', { destination_url: fileUrl(args[0]) }),
-    { args: ['DIR'] },
+    'Save the paused VM into the folder DIR; with --diff only what has changed since it was restored',
+    (client, { args, options }) =>
+      client.put('vm.snapshot', {
+        destination_url: fileUrl(args[0]),
+        ...(options.diff === true ? { diff: true } : {}),
+      }),
+    { args: ['DIR'], options: ['diff'] },
   ),
   command(
     'restore',

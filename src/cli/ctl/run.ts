@@ -26,6 +26,7 @@ const OPTIONS = {
   help: { type: 'boolean', short: 'h' },
   balloon: { type: 'string' },
   resume: { type: 'boolean' },
+  diff: { type: 'boolean' },
   overrides: { type: 'string' },
 } as const;
 
@@ -41,8 +42,8 @@ export async function runCtl(
       streams.stdout.write(ctlHelp());
       return 0;
     }
-    const { balloon, resume, overrides } = values;
-    const options: CtlOptions = { balloon, resume, overrides };
+    const { balloon, resume, diff, overrides } = values;
+    const options: CtlOptions = { balloon, resume, diff, overrides };
     const { command, rest } = commandOf(positionals);
     refuseForeign(command, options);
     const client = new ApiClient(socketPath(values['api-socket'] ?? environment[SOCKET_VARIABLE]));

@@ -1,8 +1,10 @@
 // The files of a snapshot: what is in them, and how they become the structures that the machine is made of.
 //
 //   config.json     the configuration, in Cloud Hypervisor's VmConfig shape
-//   memory-ranges   guest RAM, sparse, one chunk after the other
+//   memory-ranges   guest RAM, sparse, one chunk after the other; of a diff, what is not as in its base
 //   state.json      everything else; written last: without it there is no snapshot
+//
+// A diff names its base, which is never a diff: so there are no chains of which one link may be missing.
 //
 // Registers that people look at are named and in hexadecimal; structures of KVM that nobody reads are in base64.
 
@@ -11,6 +13,7 @@ import { REGISTER_NAMES, REGS_SIZE } from '../kvm/abi.js';
 import type { DeviceSnapshot } from '../device-set.js';
 import type { MachineSnapshot } from '../machine.js';
 import type { PortsSnapshot } from '../ports.js';
+import { decodeExtents, encodeExtents, type Extent } from './extents.js';
 import type { VcpuSnapshot } from './vcpu.js';
 
 export const CONFIG_FILE = 'config.json';
@@ -74,14 +77,36 @@ const ports = z.strictObject({
   watchdog: z.strictObject({ left: z.number().min(0).nullable(), period: integer, status: integer }).nullable(),
 });
 
+const base = z.strictObject({
+  /** The folder of the whole snapshot, from this one's. */
+  path: z.string().min(1),
+  id: z.uuid(),
+});
+
+const memory = z
+  .strictObject({
+    file_size: unsigned,
+    ranges: z.array(z.strictObject({ gpa: unsigned, size: unsigned })),
+    base: base.optional(),
+    /** The pages of a diff: le32 number of the first and le32 count of each run. */
+    pages: base64.optional(),
+  })
+  .refine(({ base: of, pages }) => (of === undefined) === (pages === undefined), 'a diff has both base and pages')
+  .refine(({ pages, file_size }) => pages === undefined || decodeExtents(pages, file_size) !== undefined, {
+    path: ['pages'],
+    error: 'they are not runs of pages in order',
+  });
+
 const stateFile = z.strictObject({
   format: z.literal(FORMAT),
   version: z.literal(SNAPSHOT_VERSION),
+  /** Every snapshot's own: a diff knows its base by it. */
+  id: z.uuid(),
   /** The tsvmm that wrote it; for people. */
   tsvmm: z.string(),
   /** When the machine stood still: milliseconds since the epoch. */
   taken_at_ms: z.number(),
-  memory: z.strictObject({ file_size: unsigned, ranges: z.array(z.strictObject({ gpa: unsigned, size: unsigned })) }),
+  memory,
   kvmclock_ns: z.string().regex(/^\d+$/),
   irqchips: z.array(base64).length(3),
   pit: base64,
@@ -92,10 +117,22 @@ const stateFile = z.strictObject({
 
 export type StateFile = z.infer<typeof stateFile>;
 
+/** Which snapshot a diff is a diff of. */
+export type SnapshotBase = z.infer<typeof base>;
+
+/** What state.json says of the memory file. */
+export interface SavedLayout {
+  readonly fileSize: number;
+  readonly ranges: StateFile['memory']['ranges'];
+  /** Undefined when the file has all of it. */
+  readonly diff: { readonly base: SnapshotBase; readonly extents: readonly Extent[] } | undefined;
+}
+
 /** A saved machine without its memory and configuration. */
 export interface SavedState {
+  readonly id: string;
   readonly takenAtMs: number;
-  readonly memory: StateFile['memory'];
+  readonly memory: SavedLayout;
   readonly machine: MachineSnapshot;
   readonly ports: PortsSnapshot;
   readonly devices: readonly DeviceSnapshot[];
@@ -105,8 +142,9 @@ export interface SavedState {
 export function parseState(json: unknown): SavedState {
   const file = stateFile.parse(json);
   return {
+    id: file.id,
     takenAtMs: file.taken_at_ms,
-    memory: file.memory,
+    memory: parseLayout(file.memory),
     machine: {
       chips: { clock: BigInt(file.kvmclock_ns), irqchips: file.irqchips.map(bytesOf), pit: bytesOf(file.pit) },
       vcpus: file.vcpus.map(parseVcpu),
@@ -125,9 +163,10 @@ export function formatState(state: SavedState, tsvmm: string): StateFile {
   return {
     format: FORMAT,
     version: SNAPSHOT_VERSION,
+    id: state.id,
     tsvmm,
     taken_at_ms: state.takenAtMs,
-    memory: state.memory,
+    memory: formatLayout(state.memory),
     kvmclock_ns: chips.clock.toString(),
     irqchips: chips.irqchips.map(textOf),
     pit: textOf(chips.pit),
@@ -141,6 +180,17 @@ export function formatState(state: SavedState, tsvmm: string): StateFile {
       state: backend.device,
     })),
   };
+}
+
+function parseLayout({ file_size, ranges, base: of, pages }: StateFile['memory']): SavedLayout {
+  const extents = pages === undefined ? undefined : decodeExtents(pages, file_size);
+  const diff = of === undefined || extents === undefined ? undefined : { base: of, extents };
+  return { fileSize: file_size, ranges, diff };
+}
+
+function formatLayout({ fileSize, ranges, diff }: SavedLayout): StateFile['memory'] {
+  const whole = { file_size: fileSize, ranges: ranges.slice() };
+  return diff === undefined ? whole : { ...whole, base: diff.base, pages: encodeExtents(diff.extents) };
 }
 
 function parseVcpu(file: StateFile['vcpus'][number]): VcpuSnapshot {

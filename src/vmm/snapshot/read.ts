@@ -1,21 +1,33 @@
 // Opens a snapshot and refuses what is not one, with the reason. Main thread.
 
-import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, fstatSync, openSync, readFileSync, realpathSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { ZodError } from 'zod';
 import { ConfigError } from '../../config/config-error.js';
 import { byPath } from '../../config/rules/rule.js';
 import type { VmConfig } from '../../config/vm-config.js';
 import type { Fd } from '../../platform/units.js';
 import { VmError } from '../errors.js';
-import { CONFIG_FILE, MEMORY_FILE, parseState, SNAPSHOT_VERSION, STATE_FILE, type SavedState } from './format.js';
+import type { SavedMemory } from '../memory.js';
+import {
+  CONFIG_FILE,
+  MEMORY_FILE,
+  parseState,
+  SNAPSHOT_VERSION,
+  STATE_FILE,
+  type SavedState,
+  type SnapshotBase,
+} from './format.js';
+import type { SnapshotOrigin } from './write.js';
 
 /** A snapshot that was looked through. `close` releases its memory file. */
 export interface OpenSnapshot {
   /** Complete, but not judged: host paths in it may be replaced first. */
   readonly config: VmConfig;
   readonly state: SavedState;
-  readonly memoryFd: Fd;
+  readonly memory: SavedMemory;
+  /** What a VM that is restored from it can be saved as a diff of: itself, or its own base. */
+  readonly origin: SnapshotOrigin;
   close(): void;
 }
 
@@ -23,15 +35,45 @@ export interface OpenSnapshot {
 export async function openSnapshot(directory: string): Promise<OpenSnapshot> {
   const state = readState(directory);
   const config = await readSavedConfig(directory);
-  const memoryFd = openMemory(directory, state.memory.file_size);
-  return {
-    config,
-    state,
-    memoryFd,
-    close: () => {
-      closeSync(memoryFd);
-    },
-  };
+  const { fileSize, diff } = state.memory;
+  const origin = diff === undefined ? { directory, id: state.id } : findBase(directory, state, diff.base);
+  const fd = openMemory(origin.directory, fileSize);
+  try {
+    const extents = diff?.extents ?? [];
+    const memory = { fd, diff: diff === undefined ? undefined : { fd: openMemory(directory, fileSize), extents } };
+    return {
+      config,
+      state,
+      memory,
+      origin,
+      close: () => {
+        closeSync(fd);
+        if (memory.diff !== undefined) closeSync(memory.diff.fd);
+      },
+    };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** Throws VmError SNAPSHOT when it is not there, or not what it was. */
+function findBase(directory: string, { memory }: SavedState, base: SnapshotBase): SnapshotOrigin {
+  const origin = resolve(realpathSync(directory), base.path);
+  const mend = `bring back the snapshot that it is a diff of, at ${origin}`;
+  let found: SavedState;
+  try {
+    found = readState(origin);
+  } catch (error) {
+    if (!(error instanceof VmError)) throw error;
+    throw refused(directory, `it is a diff, and its base cannot be read: ${error.message}`, mend, error);
+  }
+  const same =
+    found.id === base.id &&
+    found.memory.diff === undefined &&
+    JSON.stringify(found.memory.ranges) === JSON.stringify(memory.ranges);
+  if (same) return { directory: origin, id: base.id };
+  throw refused(directory, `it is a diff of a snapshot that was in ${origin}, where another is now`, mend);
 }
 
 /** The configuration of the saved machine, complete and of the right shape. Rejects with VmError SNAPSHOT. */
@@ -46,7 +88,8 @@ export async function readSavedConfig(directory: string): Promise<VmConfig> {
   }
 }
 
-function readState(directory: string): SavedState {
+/** Throws VmError SNAPSHOT. */
+export function readState(directory: string): SavedState {
   const json = readJson(directory, STATE_FILE);
   const { version } = json as { version?: unknown };
   if (typeof version === 'number' && version !== SNAPSHOT_VERSION) {

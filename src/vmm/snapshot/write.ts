@@ -9,27 +9,38 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { dirname, join, relative, resolve } from 'node:path';
 import type { VmConfig } from '../../config/vm-config.js';
 import type { MemoryMap } from '../../platform/guest-memory.js';
 import type { Fd } from '../../platform/units.js';
 import { packageVersion } from '../../platform/package-version.js';
 import { VmError } from '../errors.js';
-import { CONFIG_FILE, formatState, MEMORY_FILE, STATE_FILE, type SavedState } from './format.js';
-import { fileOffsets, writeMemory } from './memory-file.js';
+import { CONFIG_FILE, formatState, MEMORY_FILE, STATE_FILE, type SavedLayout, type SavedState } from './format.js';
+import { readState } from './read.js';
+import { fileOffsets, writeChanges, writeMemory } from './memory-file.js';
 
 /** Names of files under way; whatever is called so is nobody's. */
 const TEMPORARY_SUFFIX = '.tmp';
 
+/** The whole snapshot from which a VM's memory was mapped. */
+export interface SnapshotOrigin {
+  readonly directory: string;
+  readonly id: string;
+}
+
 export interface SnapshotSource {
   readonly config: VmConfig;
   readonly memory: MemoryMap;
-  readonly state: Omit<SavedState, 'memory'>;
+  readonly state: Omit<SavedState, 'id' | 'memory'>;
+  /** Only what differs from it is written; without it everything is. */
+  readonly base?: SnapshotOrigin | undefined;
 }
 
 /** Throws VmError SNAPSHOT for a machine of which something would be missing. */
@@ -41,6 +52,39 @@ export function refuseUnsavable({ pmem = [] }: VmConfig): void {
     `what the guest wrote to --pmem file=${lost.file} is in no file, and would not be in the snapshot`,
     'use a file of its own for it, without discard_writes=on',
   );
+}
+
+/** The base of a diff of a VM that came from `origin`. Throws VmError SNAPSHOT when there can be none, into that folder. */
+export function diffBase(directory: string, config: VmConfig, origin: SnapshotOrigin | undefined): SnapshotOrigin {
+  if (origin === undefined) {
+    throw new VmError(
+      'SNAPSHOT',
+      'there is nothing that this VM could be saved as a diff of: it was not restored from a snapshot',
+      'save the whole of it, and go on with a VM that was restored from that',
+    );
+  }
+  if (config.memory.shared === true || config.memory.hugepages === true) {
+    throw new VmError(
+      'SNAPSHOT',
+      'a VM whose memory has shared=on or hugepages=on cannot be saved as a diff: nobody knows which pages have changed',
+      'save the whole of it, or restore it with private memory',
+    );
+  }
+  if (resolve(directory) === resolve(origin.directory)) {
+    throw new VmError(
+      'SNAPSHOT',
+      `${directory} has the snapshot that the diff would be a diff of`,
+      'name another folder, or save the whole of it',
+    );
+  }
+  if (readState(origin.directory).id !== origin.id) {
+    throw new VmError(
+      'SNAPSHOT',
+      `${origin.directory} has another snapshot now than the one that this VM was restored from`,
+      'save the whole of it',
+    );
+  }
+  return origin;
 }
 
 /** Makes the folder if it is not there. Rejects with VmError SNAPSHOT. Returns how many bytes of memory were written. */
@@ -67,29 +111,40 @@ function makeFolder(path: string): void {
   mkdirSync(path, { mode: 0o700 });
 }
 
-async function writeInto(directory: string, { config, memory, state }: SnapshotSource): Promise<number> {
+async function writeInto(directory: string, { config, memory, state, base }: SnapshotSource): Promise<number> {
   const ranges = memory.map(({ guestAddress, size }) => ({ gpa: guestAddress, size }));
-  const file_size = fileOffsets(memory).at(-1) ?? 0;
-  const stateFile = formatState({ ...state, memory: { file_size, ranges } }, packageVersion());
+  const fileSize = fileOffsets(memory).at(-1) ?? 0;
 
   // From here on until the very end it is no snapshot.
   rmSync(join(directory, STATE_FILE), { force: true });
   sync(directory);
   const memoryFd = openSync(temporary(directory, MEMORY_FILE), 'w', 0o600);
   let written: number;
+  let diff: SavedLayout['diff'];
   try {
-    written = await writeMemory(memory, memoryFd as Fd);
+    if (base === undefined) written = await writeMemory(memory, memoryFd as Fd);
+    else {
+      const changes = await writeChanges(memory, memoryFd as Fd);
+      written = changes.written;
+      diff = { base: { path: fromTo(directory, base.directory), id: base.id }, extents: changes.extents };
+    }
     fsyncSync(memoryFd);
   } finally {
     closeSync(memoryFd);
   }
+  const whole: SavedState = { ...state, id: randomUUID(), memory: { fileSize, ranges, diff } };
   writeText(temporary(directory, CONFIG_FILE), config);
-  writeText(temporary(directory, STATE_FILE), stateFile);
+  writeText(temporary(directory, STATE_FILE), formatState(whole, packageVersion()));
   for (const name of [MEMORY_FILE, CONFIG_FILE]) renameSync(temporary(directory, name), join(directory, name));
   sync(directory);
   renameSync(temporary(directory, STATE_FILE), join(directory, STATE_FILE));
   sync(directory);
   return written;
+}
+
+/** So that both folders can be moved together. */
+function fromTo(directory: string, base: string): string {
+  return relative(realpathSync(directory), realpathSync(base));
 }
 
 function temporary(directory: string, name: string): string {

@@ -66,7 +66,7 @@ describeKvm('the API', () => {
     const called = new Set(answers.map((line) => line.split('\t').slice(0, 2).join(' ')));
     expect(ENDPOINTS.filter(({ method, name }) => !called.has(`${method} ${name}`))).toEqual([]);
     expect(await vmm.status).toBe(0);
-    expect(readdirSync(directory).sort()).toEqual(['answer', 'core', 'snapshot']);
+    expect(readdirSync(directory).sort()).toEqual(['answer', 'core', 'diff', 'snapshot']);
   }, 60_000);
 
   test('a VM of the command line is booted, and its end is the end of the process', async () => {
@@ -160,7 +160,7 @@ describe('tsvmm ctl without a monitor', () => {
     [['nothing'], 2, /there is no command "nothing"/],
     [[], 2, /no command given/],
     [['ping', 'x'], 2, /too many arguments. Write tsvmm ctl ping\./],
-    [['snapshot'], 2, /an argument is missing. Write tsvmm ctl snapshot DIR\./],
+    [['snapshot'], 2, /an argument is missing. Write tsvmm ctl snapshot DIR \[--diff\]\./],
     [['resize'], 2, /--balloon: missing/],
     [['resize', '--balloon', 'much'], 2, /"much" is not a size/],
     [['ping', '--resume'], 2, /--resume does not go with ping/],

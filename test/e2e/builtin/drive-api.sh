@@ -104,7 +104,11 @@ expect 204 PUT vm.delete
 expect 204 PUT vm.restore "$restore"
 expect 500 PUT vm.restore "$restore"
 expect 200 GET vm.info
+expect 500 PUT vm.snapshot "${snapshot%\}}"', "diff": true}'
+expect 204 PUT vm.snapshot '{"destination_url": "file://'"$folder"'/diff", "diff": true}'
 expect 204 PUT vm.resume
+expect 204 PUT vm.delete
+expect 204 PUT vm.restore '{"source_url": "file://'"$folder"'/diff"}'
 expect 204 PUT vm.delete
 expect 204 PUT vm.restore "${restore%\}}"', "resume": true, "overrides": {"vsock": {"socket": "'"$folder"'/other.vsock"}}}'
 expect 200 GET vm.info
