@@ -4,7 +4,7 @@
 // A page for each file of src/library and one for tsvmm/jest. Nothing in them depends on when, where or from which commit they
 // were made. Whatever is public and has no docstring is a warning, and warnings are failures.
 
-import { Converter, ReflectionKind } from 'typedoc';
+import { CommentTag, Converter, ReflectionKind } from 'typedoc';
 
 /** @type {Partial<import('typedoc').TypeDocOptions & import('typedoc-plugin-markdown').PluginOptions>} */
 export default {
@@ -22,7 +22,7 @@ export default {
   ],
   out: 'docs/reference',
   readme: 'src/library/README.md',
-  plugin: ['typedoc-plugin-markdown', tellUnionMembers],
+  plugin: ['typedoc-plugin-markdown', groupErrors, tellUnionMembers],
 
   // What is public, and that all of it is described. Types are checked by tsc, which need not be done twice.
   excludePrivate: true,
@@ -39,12 +39,14 @@ export default {
   disableSources: true,
   sort: ['source-order'],
   sortEntryPoints: false,
+  groupOrder: ['Functions', 'Classes', 'Interfaces', 'Type Aliases', 'Variables', 'Errors'],
   router: 'module',
   mergeReadme: true,
   hideBreadcrumbs: true,
   hidePageHeader: true,
   useCodeBlocks: true,
   expandObjects: true,
+  indexFormat: 'table',
   parametersFormat: 'table',
   interfacePropertiesFormat: 'table',
   propertyMembersFormat: 'table',
@@ -53,6 +55,16 @@ export default {
   tableColumnSettings: { hideModifiers: true, hideInherited: true, hideOverrides: true },
   pageTitleTemplates: { module: ({ name }) => name },
 };
+
+/** A plugin: errors and their codes are the last group of their page. */
+export function groupErrors(app) {
+  app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
+    for (const reflection of project.getReflectionsByKind(ReflectionKind.Class | ReflectionKind.TypeAlias)) {
+      if (!/Error(Code)?$/.test(reflection.name)) continue;
+      reflection.comment?.blockTags.push(new CommentTag('@group', [{ kind: 'text', text: 'Errors' }]));
+    }
+  });
+}
 
 /**
  * A plugin: what is said of each member of a union of words, such as the codes of an error, becomes a table. The theme leaves

@@ -18,9 +18,11 @@ export interface AgentPorts {
   readonly readyPort?: number;
 }
 
+/** How long to wait for the agent. */
 export interface RequestOptions {
-  /** Milliseconds. */
+  /** Milliseconds until it fails with TIMEOUT. Absent: there is no such limit. */
   readonly timeout?: number;
+  /** Makes it fail with ABORTED. */
   readonly signal?: AbortSignal;
 }
 
@@ -29,6 +31,11 @@ interface Waiter {
   readonly reject: (error: Error) => void;
 }
 
+/**
+ * The agent in one guest: `vm.agent`. Each request is a connection of its own, so they do not wait for one another. All reject
+ * with AgentError: AGENT_MISSING when nobody listens at the agent's port, AGENT_VERSION or PROTOCOL when it is no agent of this
+ * version, GUEST_GONE when the guest or the agent goes away meanwhile, NO_PROCESS when the guest is out of processes.
+ */
 export class GuestAgent {
   private readonly transport: AgentTransport;
   private readonly port: number;
@@ -38,7 +45,7 @@ export class GuestAgent {
   private readonly published = new Set<PublishedPort>();
   private ended = false;
 
-  /** Not for users: a VM makes its own. */
+  /** @internal A VM makes its own. */
   constructor(transport: AgentTransport, ports: AgentPorts = {}) {
     this.transport = transport;
     this.port = ports.port ?? DEFAULT_AGENT_PORT;
@@ -53,6 +60,8 @@ export class GuestAgent {
   /**
    * Settles when the agent answers. It calls the host for that, so nothing is asked again and again. Rejects with AgentError
    * TIMEOUT, ABORTED, or GUEST_GONE when the VM ends first.
+   *
+   * @param options how long to wait: without a `timeout`, as long as the VM lives
    */
   async waitReady({ timeout, signal }: RequestOptions = {}): Promise<void> {
     const stops = [
@@ -96,14 +105,45 @@ export class GuestAgent {
 
   /**
    * Starts a program, without a shell. `result` of what is returned says how it ended. Rejects with AgentError when it does
-   * not start, such as PROGRAM_NOT_FOUND.
+   * not start: PROGRAM_NOT_FOUND, NOT_EXECUTABLE, BAD_CWD, NO_TTY, TOO_LARGE, TIMEOUT or ABORTED; with TypeError for arguments
+   * that no program can have.
+   *
+   * @param argv the program, looked for in PATH if it has no slash, and its arguments
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * declare const vm: Vm;
+   *
+   * const build = await vm.agent.exec(['make', '-C', '/src'], { env: { CI: '1' }, timeout: 600_000 });
+   * build.stdout.pipe(process.stdout);
+   * build.stderr.pipe(process.stderr);
+   * const { exitCode, signal } = await build.result;
+   * ```
    */
   async exec(argv: readonly string[], options: ExecOptions = {}): Promise<GuestProcess> {
     const { GuestProcess } = await import('./program.js');
     return GuestProcess.start(this.transport, this.port, argv, options);
   }
 
-  /** Runs a program to its end and returns what it wrote. Rejects with AgentError. */
+  /**
+   * Runs a program to its end and returns what it wrote. An exit code other than 0 is a result, not a failure. Rejects as
+   * `exec` and its `result` do, and with AgentError TOO_LARGE beyond `maxOutput`, which kills the program.
+   *
+   * @param argv the program, looked for in PATH if it has no slash, and its arguments
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * declare const vm: Vm;
+   *
+   * const { exitCode, stdout } = await vm.agent.run(['python3', '-'], {
+   *   stdin: Buffer.from('print(6 * 7)'),
+   *   timeout: 5_000,
+   * });
+   * console.log(exitCode, stdout.toString()); // 0 42
+   * ```
+   */
   async run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
     const { runProgram } = await import('./program.js');
     return runProgram(this.transport, this.port, argv, options);
@@ -111,14 +151,37 @@ export class GuestAgent {
 
   /**
    * Copies a file, folder or symbolic link of the host to the final name `guestPath`. A file replaces a file; a folder only
-   * an empty folder. Nothing appears under that name before all of it is there. Rejects with AgentError.
+   * an empty folder. Nothing appears under that name before all of it is there, and nothing stays of a copy that fails. Modes
+   * and links are kept; owners and times are not. Rejects with AgentError PATH_NOT_FOUND, EXISTS, DISK_FULL, UNSUPPORTED_FILE,
+   * CHECKSUM, ABORTED or IO; its `side` says whose file it is about.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * declare const vm: Vm;
+   *
+   * await vm.agent.copyIn('./data', '/srv/data', { onProgress: ({ bytes }) => console.log(bytes) });
+   * ```
    */
   async copyIn(hostPath: string, guestPath: string, options: CopyOptions = {}): Promise<void> {
     const { copyIn } = await import('./copy-in.js');
     await copyIn(this.transport, this.port, [hostPath, guestPath], options);
   }
 
-  /** Copies a file, folder or symbolic link of the guest to the final name `hostPath`, by the rules of `copyIn`. */
+  /**
+   * Copies a file, folder or symbolic link of the guest to the final name `hostPath`, by the rules of `copyIn`. Whatever the
+   * guest says, nothing is written outside of that name. Rejects as `copyIn` does, and with TOO_LARGE beyond `maxBytes`.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * declare const vm: Vm;
+   *
+   * await vm.agent.copyOut('/var/log/app.log', './app.log', { maxBytes: 64 * 1024 ** 2 });
+   * ```
+   */
   async copyOut(guestPath: string, hostPath: string, options: CopyOutOptions = {}): Promise<void> {
     const { copyOut } = await import('./copy-out.js');
     await copyOut(this.transport, this.port, [guestPath, hostPath], options);
@@ -130,7 +193,20 @@ export class GuestAgent {
     return readMetrics(this.transport, this.port, options);
   }
 
-  /** Leads a TCP port of the host to one of the guest, until it is closed or the VM ends. Rejects with AgentError HOST_PORT. */
+  /**
+   * Leads a TCP port of the host to one of the guest, until it is closed or the VM ends. Rejects with AgentError HOST_PORT when
+   * the host's port cannot be had, and with RangeError.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * declare const vm: Vm;
+   *
+   * const port = await vm.agent.publish({ hostPort: 0, guestPort: 80 });
+   * const response = await fetch(`http://127.0.0.1:${port.hostPort}/`);
+   * ```
+   */
   async publish(options: PublishOptions): Promise<PublishedPort> {
     const { publishPort } = await import('./publish.js');
     const published = await publishPort(this.transport, this.port, options);

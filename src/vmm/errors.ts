@@ -1,5 +1,6 @@
 // What can go wrong with a VM that is not the configuration's own fault: the host, KVM, or a path it names.
 
+/** What went wrong with a VM. */
 export type VmErrorCode =
   /** /dev/kvm does not exist. */
   | 'KVM_NOT_FOUND'
@@ -34,12 +35,16 @@ export type VmErrorCode =
   /** A worker thread failed or did not answer: a bug of this project. */
   | 'INTERNAL';
 
-/** A VM that cannot be built or run. `message` says what is wrong, `mend` what to do about it. */
+/** A VM that cannot be built, or cannot do what it was asked for. `message` says what is wrong and ends with the `mend`. */
 export class VmError extends Error {
+  /** For those who cannot use `instanceof`. */
   override readonly name = 'VmError';
+  /** What went wrong, for programs. */
   readonly code: VmErrorCode;
+  /** What to do about it. */
   readonly mend: string;
 
+  /** @internal */
   constructor(code: VmErrorCode, problem: string, mend: string, cause?: unknown) {
     super(`${problem}; ${mend}`, cause === undefined ? undefined : { cause });
     this.code = code;

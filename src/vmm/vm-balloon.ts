@@ -5,7 +5,7 @@ import { PAGE_SIZE } from '../platform/units.js';
 import { BALLOON_ID } from './attach/balloon.js';
 import type { DeviceSet } from './device-set.js';
 
-/** Memory that the guest gives up to the host, which `counters()` tells of under `_balloon`. */
+/** Memory that the guest gives up to the host, which `vm.counters()` tells of under `_balloon`. */
 export interface VmBalloon {
   /**
    * Asks the guest to give up `size` bytes in all, a multiple of 4096, at most its memory. It does so in its own time, as

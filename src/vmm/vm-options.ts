@@ -4,10 +4,12 @@ import type { VmEvent } from './events.js';
 import type { SnapshotOverrides } from './snapshot/overrides.js';
 import type { LogLevel } from './worker-protocol.js';
 
-/** Receives what the VM has to say. */
+/** Receives what the VM has to say: a line each, from `component`, such as `vmm` or `vsock`. Called on the main thread. */
 export type VmLog = (level: LogLevel, component: string, message: string) => void;
 
+/** How a VM is watched. */
 export interface VmOptions {
+  /** Gets the log of this VM, all levels. Without it nothing is said. */
   readonly log?: VmLog;
   /** With 'debug' the log has a line about every vsock connection that ends, which otherwise is not even put together. */
   readonly logLevel?: LogLevel;
@@ -15,11 +17,13 @@ export interface VmOptions {
   readonly onEvent?: (event: VmEvent) => void;
 }
 
+/** What is otherwise than it was saved, and how the VM is watched. */
 export interface RestoreOptions extends VmOptions {
   /** What to put over the saved configuration. */
   readonly overrides?: SnapshotOverrides;
 }
 
+/** How a snapshot is taken. */
 export interface SnapshotOptions {
   /**
    * Writes only the memory that has changed since the VM was restored, as a diff of the snapshot that it was restored from
@@ -28,6 +32,7 @@ export interface SnapshotOptions {
   readonly diff?: boolean | undefined;
 }
 
+/** How a VM is stopped. */
 export interface StopOptions {
   /**
    * Milliseconds that the guest has to shut down after its power button was pressed; then the plug is pulled. Another

@@ -34,18 +34,39 @@ const VSOCK_ID = '_vsock';
 
 /** The consoles of a guest, by their sections of the configuration; undefined where there is none. */
 export interface VmConsoles {
+  /** The serial port. */
   readonly serial: VmConsole | undefined;
+  /** The virtio console. */
   readonly console: VmConsole | undefined;
-  /** Takes no input. */
+  /** The debug console, which takes no input. */
   readonly debug_console: VmConsole | undefined;
 }
 
-/** One virtual machine, from `create` to `exited`. */
+/**
+ * One virtual machine, from `create` to `exited`. Any number of them may be in a process; none ends the process or depends on
+ * another. A guest that runs keeps the process alive.
+ *
+ * @example
+ * ```ts
+ * import { Vm } from 'tsvmm';
+ *
+ * await using vm = await Vm.create({
+ *   payload: { kernel: 'vmlinux', initramfs: 'root.cpio.gz', cmdline: 'console=ttyS0' },
+ *   cpus: { boot_vcpus: 2 },
+ *   memory: { size: 1024 ** 3 },
+ *   serial: { mode: 'Null' },
+ *   vsock: { cid: 3 },
+ * });
+ * await vm.start();
+ * await vm.console.waitFor('login:', { timeout: 60_000 });
+ * ```
+ */
 export class Vm {
+  /** The configuration, complete and frozen: what was given, with the defaults filled in. */
   readonly config: VmConfig;
   /** What happens to the VM, by type. */
   readonly events: VmEvents;
-  /** Settles once, after everything the VM owned was released. */
+  /** Says how the VM ended, after everything that it owned was released. Never rejects. */
   readonly exited: Promise<VmExit>;
 
   private readonly life: LifeCycle;
@@ -59,7 +80,22 @@ export class Vm {
   }
 
   /**
-   * Builds a VM that is ready to start. Throws VmError, BootError or ConfigError, with everything released again.
+   * Builds a VM that is ready to start: opens KVM and what the configuration names, allocates memory, loads the guest. Rejects
+   * with ConfigError, BootError or VmError, with everything released again.
+   *
+   * @param config all of it may be left out
+   * @param options a log, and a listener from the first event on
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * const vm = await Vm.create(
+   *   { payload: { kernel: 'bzImage' }, disks: [{ path: 'root.img' }], serial: { mode: 'File', file: 'boot.log' } },
+   *   { log: (level, component, message) => console.error(`${level} ${component}: ${message}`) },
+   * );
+   * await vm.start();
+   * const { reason } = await vm.exited;
+   * ```
    */
   static async create(config: VmConfigInput, options: VmOptions = {}): Promise<Vm> {
     const life = new LifeCycle(await ensureValidVmConfig(config), options);
@@ -70,8 +106,19 @@ export class Vm {
   /**
    * Brings a saved VM back, paused: `resume` lets it go on. Its clocks are advanced by the time it was away; its vsock
    * connections are gone. `overrides` replaces parts of the saved configuration that name things of the host, such as the
-   * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when that would be another machine, and with
-   * whatever `create` rejects with.
+   * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when the folder has no whole snapshot, or that
+   * would be another machine; and with whatever `create` rejects with.
+   *
+   * @param directory the folder that `snapshot` wrote; it must stay as it is while the VM lives
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * const clone = await Vm.restore('/var/lib/app/base', {
+   *   overrides: { vsock: { socket: '/run/clone1.vsock' }, disks: [{ path: 'clone1.img' }] },
+   * });
+   * await clone.resume();
+   * ```
    */
   static async restore(directory: string, options: RestoreOptions = {}): Promise<Vm> {
     const { openSnapshot } = await import('./snapshot/read.js');
@@ -94,7 +141,10 @@ export class Vm {
     return isBuiltInGuest(this.config);
   }
 
-  /** The console that a user types at: the virtio console when it is on the terminal or there is no serial port. */
+  /**
+   * The console that a user types at: the serial port, or the virtio console when that is on the terminal or there is no
+   * serial port. There is always one; without either its `waitFor` rejects with ConsoleError NO_CONSOLE.
+   */
   get console(): VmConsole {
     return this.life.built.consoles.main;
   }
@@ -118,7 +168,7 @@ export class Vm {
     return (this.guestAgent ??= new GuestAgent(vsockTransport(this.vsock, this.exited)));
   }
 
-  /** The balloon. Throws Error when the configuration has none. */
+  /** Memory to ask the guest for. Throws Error when the configuration has no balloon. */
   get balloon(): VmBalloon {
     return balloonOrThrow(this.config, this.life.devices);
   }
@@ -160,20 +210,32 @@ export class Vm {
     });
   }
 
-  /** Lets the guest run. Throws Error when it was started or ended before. */
+  /**
+   * Lets the guest run. It runs in threads of its own from here on, until `exited`. Rejects with Error when it was started
+   * before, or has ended.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * const vm = await Vm.create({});
+   * await vm.start();
+   * console.log((await vm.exited).reason);
+   * ```
+   */
   start(): Promise<void> {
     return this.life.start();
   }
 
   /**
    * Holds the guest: no vCPU runs and no device moves a byte until `resume`. Its clocks go on, as those of a machine that
-   * was busy elsewhere. Rejects with VmError NOT_RUNNING.
+   * was busy elsewhere. Does nothing when it is paused. Rejects with VmError NOT_RUNNING.
    */
   pause(): Promise<void> {
     return this.life.pause();
   }
 
-  /** Lets a paused guest go on. Rejects with VmError NOT_RUNNING when it is neither paused nor running. */
+  /** Lets a paused guest go on. Does nothing when it runs. Rejects with VmError NOT_RUNNING when it is neither paused nor running. */
   resume(): Promise<void> {
     return this.life.resume();
   }
@@ -181,7 +243,18 @@ export class Vm {
   /**
    * Saves the VM into a folder, from which `Vm.restore` brings it back as often as one likes. One that runs is paused for it
    * and goes on afterwards; its vsock connections stay, but the restored guests have none. With `diff`, a VM that was
-   * restored writes only the memory that has changed since. Rejects with VmError SNAPSHOT or NOT_RUNNING.
+   * restored writes only the memory that has changed since. Disk images are not part of a snapshot. Rejects with
+   * VmError SNAPSHOT or NOT_RUNNING; the folder holds no snapshot then.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * await using vm = await Vm.create({ payload: { kernel: 'vmlinux', initramfs: 'root.cpio.gz' }, vsock: { cid: 3 } });
+   * await vm.start();
+   * await vm.agent.waitReady({ timeout: 60_000 });
+   * await vm.snapshot('/var/lib/app/base');
+   * ```
    */
   snapshot(directory: string, options: SnapshotOptions = {}): Promise<void> {
     return this.life.snapshot(directory, options);
@@ -189,7 +262,7 @@ export class Vm {
 
   /**
    * Presses the power button. What then happens is the guest's policy: most shut down. Throws VmError NO_POWER_BUTTON
-   * when the guest does not use ACPI, and Error when the VM does not run.
+   * when the guest does not use ACPI, and NOT_RUNNING.
    */
   powerButton(): void {
     this.life.powerButton();
@@ -216,7 +289,18 @@ export class Vm {
   /**
    * Ends the VM; returns when everything is released. Does nothing if it has ended. Without options that is as pulling the
    * plug; so it is with them where the guest cannot hear of its power button, because it is paused or does not use ACPI.
-   * Whether the guest shut down is what `exited` says. Rejects with RangeError.
+   * Whether the guest shut down is what `exited` says. Rejects with RangeError for a `graceMs` that is no time.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * const vm = await Vm.create({ payload: { kernel: 'bzImage' }, disks: [{ path: 'root.img' }] });
+   * await vm.start();
+   * await vm.stop({ graceMs: 10_000 });
+   * const exit = await vm.exited;
+   * console.log(exit.reason === 'shutdown' ? 'it shut down by itself' : 'the plug was pulled');
+   * ```
    */
   stop(options: StopOptions = {}): Promise<void> {
     return this.life.stop(options);

@@ -17,6 +17,7 @@ import type { VcpuSnapshot } from './snapshot/vcpu.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 import type { WatchdogHandles } from './watchdog.js';
 
+/** How grave a line of the log is. */
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 
 /** A virtio-mmio device as vCPU threads need it, in the order of their pages. */

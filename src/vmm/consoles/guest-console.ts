@@ -51,6 +51,17 @@ export interface VmConsole {
    * Waits until `pattern` is in what was printed since the first byte, of which the last 16 MiB are kept. A match of a
    * RegExp may begin at most 64 KiB before what is new. Rejects with ConsoleError TIMED_OUT, ENDED (with the VM), ABORTED
    * or NO_CONSOLE, which have the end of the output, and with RangeError.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * await using vm = await Vm.create({ serial: { mode: 'Null' } });
+   * await vm.start();
+   * const prompt = await vm.console.waitFor(/^> /m, { timeout: 10_000 });
+   * await vm.console.write('help\r');
+   * const { text } = await vm.console.waitFor(/^> /m, { timeout: 10_000, from: prompt.end });
+   * ```
    */
   waitFor(pattern: string | RegExp, options?: WaitOptions): Promise<ConsoleMatch>;
   /**
