@@ -3,7 +3,7 @@
 
 import { constants, type Stats } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
-import { CHUNK, type CopyOptions, DEPTH_MAX, hostError, ProgressCounter } from './copy.js';
+import { CHUNK, type CopyOptions, DEPTH_MAX, guestPathBytes, hostError, ProgressCounter } from './copy.js';
 import { crc32 } from './crc32.js';
 import { AgentError } from './errors.js';
 import { FRAME, words } from './protocol.js';
@@ -20,18 +20,22 @@ export async function copyIn(
   [hostPath, guestPath]: readonly [string, string],
   { signal, onProgress }: CopyOptions,
 ): Promise<void> {
+  const path = guestPathBytes(guestPath);
   const session = await AgentSession.open(transport, port, { signal });
   const onAbort = (): void => {
     session.destroy();
   };
   signal?.addEventListener('abort', onAbort);
+  if (signal?.aborted === true) onAbort();
   try {
-    session.send(FRAME.PUT, Buffer.from(guestPath));
+    session.send(FRAME.PUT, path);
     const sender = new TreeSender(session, new ProgressCounter(onProgress));
     // The agent says nothing before the end, unless something is wrong; then it is heard while the rest is not sent.
     const done = session.expect(FRAME.DONE);
     done.catch((error: unknown) => {
       sender.stop(error);
+      // Nothing of what is on its way is wanted, and nobody may be reading it.
+      session.destroy();
     });
     try {
       await sender.sendEntry(Buffer.from(hostPath), NOTHING, 0);

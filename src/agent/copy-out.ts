@@ -6,12 +6,21 @@
 
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { chmod, mkdir, open, rename, rm, symlink, type FileHandle } from 'node:fs/promises';
+import { chmod, mkdir, open, rename, symlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type CopyOutOptions, DEPTH_MAX, hostError, ProgressCounter, splitPath } from './copy.js';
+import {
+  type CopyOutOptions,
+  DEFAULT_MAX_ENTRIES,
+  DEPTH_MAX,
+  guestPathBytes,
+  hostError,
+  ProgressCounter,
+  splitPath,
+} from './copy.js';
 import { crc32 } from './crc32.js';
 import { AgentError } from './errors.js';
 import { FRAME, type Frame } from './protocol.js';
+import { removeTree } from './remove-tree.js';
 import { AgentSession, unexpected } from './session.js';
 import type { AgentTransport } from './transport.js';
 
@@ -23,8 +32,9 @@ export async function copyOut(
   transport: AgentTransport,
   port: number,
   [guestPath, hostPath]: readonly [string, string],
-  { signal, onProgress, maxBytes = Infinity }: CopyOutOptions,
+  { signal, onProgress, maxBytes = Infinity, maxEntries = DEFAULT_MAX_ENTRIES }: CopyOutOptions,
 ): Promise<void> {
+  const path = guestPathBytes(guestPath);
   const { folder } = splitPath(hostPath);
   const temporary = join(folder, `.tsvmm-copy-${process.pid}-${randomBytes(6).toString('hex')}`);
   const session = await AgentSession.open(transport, port, { signal });
@@ -32,14 +42,17 @@ export async function copyOut(
     session.destroy();
   };
   signal?.addEventListener('abort', onAbort);
+  if (signal?.aborted === true) onAbort();
   try {
-    session.send(FRAME.GET, Buffer.from(guestPath));
-    await new TreeReceiver(session, { top: temporary, progress: new ProgressCounter(onProgress), maxBytes }).receive();
+    session.send(FRAME.GET, path);
+    const progress = new ProgressCounter(onProgress);
+    await new TreeReceiver(session, { top: temporary, progress, maxBytes, maxEntries }).receive();
     await rename(temporary, hostPath);
     session.close();
   } catch (error) {
     session.destroy();
-    await removeTree(temporary);
+    // Why the copy failed is what counts.
+    await removeTree(Buffer.from(temporary)).catch(() => undefined);
     if (signal?.aborted === true) throw new AgentError('ABORTED', 'the copy was aborted', { cause: signal.reason });
     throw hostError(error, hostPath);
   } finally {
@@ -47,18 +60,11 @@ export async function copyOut(
   }
 }
 
-/** Its folders are open to their owner until each is whole, so only the last ones may have to be opened up again. */
-async function removeTree(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true }).catch(async () => {
-    await chmod(path, 0o700).catch(() => undefined);
-    await rm(path, { recursive: true, force: true }).catch(() => undefined);
-  });
-}
-
 interface Receiving {
   readonly top: string;
   readonly progress: ProgressCounter;
   readonly maxBytes: number;
+  readonly maxEntries: number;
 }
 
 class TreeReceiver {
@@ -67,6 +73,7 @@ class TreeReceiver {
   /** The folders that are open at present, from the top down, and the modes that they are to have. */
   private readonly folders: { readonly path: Buffer; readonly mode: number }[] = [];
   private begun = false;
+  private entries = 0;
 
   constructor(session: AgentSession, options: Receiving) {
     this.session = session;
@@ -150,6 +157,10 @@ class TreeReceiver {
 
   /** Where an entry goes. Throws AgentError PROTOCOL for a name that would lead elsewhere. */
   private place(name: Buffer): Buffer {
+    const { maxEntries } = this.options;
+    if (++this.entries > maxEntries) {
+      throw new AgentError('TOO_LARGE', `the guest sent more entries than maxEntries, ${maxEntries}`, { side: 'host' });
+    }
     const parent = this.folders.at(-1);
     if (parent === undefined) {
       if (this.begun) throw new AgentError('PROTOCOL', 'the guest sent more than one entry at the top');

@@ -24,8 +24,12 @@ export interface CopyOptions {
 export interface CopyOutOptions extends CopyOptions {
   /** Bytes of files beyond which the copy fails with TOO_LARGE, for guests that are not trusted. No limit unless given. */
   readonly maxBytes?: number;
+  /** Files, folders and links beyond which the copy fails with TOO_LARGE: 1,000,000 unless given. */
+  readonly maxEntries?: number;
 }
 
+/** Entries that a guest may send unless told: each costs the host an inode, and `maxBytes` counts bytes of files alone. */
+export const DEFAULT_MAX_ENTRIES = 1_000_000;
 /** Folders within folders: as many as the agent takes. */
 export const DEPTH_MAX = 128;
 /** One DATA frame. */
@@ -68,10 +72,17 @@ export class ProgressCounter {
     return this.bytes;
   }
 
-  addEntry(): void {
+  addEntry(): number {
     this.entries += 1;
     this.tell?.({ bytes: this.bytes, entries: this.entries });
+    return this.entries;
   }
+}
+
+/** A path of the guest for a frame. Throws TypeError for one that cannot be. */
+export function guestPathBytes(path: string): Buffer {
+  if (path === '' || path.includes('\0')) throw new TypeError(`${JSON.stringify(path)} is no path of the guest`);
+  return Buffer.from(path);
 }
 
 /** A path's folder and last name. Throws AgentError EXISTS for one that has none, such as `/`. */

@@ -64,9 +64,17 @@ export class AgentError extends Error {
 
   /** @internal */
   constructor(code: AgentErrorCode, message: string, { side, errno, cause }: AgentErrorDetails = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+    super(printable(message), cause === undefined ? undefined : { cause });
     this.code = code;
     this.side = side;
     this.errno = errno;
   }
+}
+
+/** What a message quotes may be a guest's (a path, a name), and is not to move the cursor of a terminal. */
+function printable(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) => {
+    const code = character.codePointAt(0) ?? 0;
+    return `\\u{${code.toString(16)}}`;
+  });
 }

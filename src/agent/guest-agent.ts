@@ -26,6 +26,9 @@ export interface RequestOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Calls of agents that are kept: one is usual, and two meet when an agent is started anew. */
+const MAX_CALLS = 4;
+
 interface Waiter {
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
@@ -249,6 +252,12 @@ export class GuestAgent {
   /** What the call says is not looked at: whoever is asked for something greets first. */
   private takeCall(call: Duplex): void {
     this.calls.add(call);
+    // An agent makes one at a time; a guest that makes many keeps the latest.
+    for (const old of this.calls) {
+      if (this.calls.size <= MAX_CALLS) break;
+      this.calls.delete(old);
+      old.destroy();
+    }
     call.on('error', () => undefined);
     call.on('close', () => this.calls.delete(call));
     call.on('end', () => call.destroy());

@@ -27,18 +27,11 @@ export interface GuestMetrics {
 }
 
 /** Asks once. Rejects with AgentError. */
-export async function readMetrics(
-  transport: AgentTransport,
-  port: number,
-  limits: ConnectLimits,
-): Promise<GuestMetrics> {
-  const session = await AgentSession.open(transport, port, limits);
-  try {
+export function readMetrics(transport: AgentTransport, port: number, limits: ConnectLimits): Promise<GuestMetrics> {
+  return AgentSession.request(transport, port, limits, async (session) => {
     session.send(FRAME.METRICS);
     return parseMetrics((await session.expect(FRAME.METRICS)).toString('latin1'));
-  } finally {
-    session.destroy();
-  }
+  });
 }
 
 function parseMetrics(text: string): GuestMetrics {

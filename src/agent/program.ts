@@ -145,6 +145,7 @@ export class GuestProcess {
       session.destroy();
     };
     stop.addEventListener('abort', onStop);
+    if (stop.aborted) onStop();
     try {
       sendRequest(session, argv, options);
       const started = await session.expect(FRAME.STARTED, 8);
@@ -289,9 +290,11 @@ function text(value: string, what: string): Buffer {
   return Buffer.from(value);
 }
 
-function exitOf({ payload }: Frame): ExecExit {
-  const number = payload.readUInt32LE(4);
-  if (number === 0) return { exitCode: payload.readUInt32LE(0), signal: null };
+/** Throws AgentError PROTOCOL for what no program of Linux ends with: 256 would be 0 as an exit status here. */
+function exitOf(frame: Frame): ExecExit {
+  const [exitCode, number] = [frame.payload.readUInt32LE(0), frame.payload.readUInt32LE(4)];
+  if (exitCode > 255 || number > 64) throw unexpected(frame);
+  if (number === 0) return { exitCode, signal: null };
   const known = Object.entries(constants.signals).find(([, value]) => value === number);
   // Real-time signals have no names of their own.
   return { exitCode: null, signal: (known?.[0] ?? `SIG${number}`) as NodeJS.Signals };
@@ -350,6 +353,8 @@ class GuestInput extends Writable {
   private pending: Uint8Array = Buffer.alloc(0);
   private callback: (() => void) | undefined;
   private deaf = false;
+  /** Whether the session has taken as much as it should: the window alone is the guest's word. */
+  private full = false;
 
   constructor(session: AgentSession, window: number) {
     super();
@@ -378,11 +383,19 @@ class GuestInput extends Writable {
     this.pump();
   }
 
+  private awaitRoom(): void {
+    this.full = true;
+    this.session.stream.once('drain', () => {
+      this.full = false;
+      this.pump();
+    });
+  }
+
   private pump(): void {
     if (this.deaf) this.pending = this.pending.subarray(this.pending.length);
-    while (this.pending.length > 0 && this.window > 0) {
+    while (this.pending.length > 0 && this.window > 0 && !this.full) {
       const length = Math.min(this.pending.length, this.window, STDIN_PIECE);
-      this.session.send(FRAME.STDIN, this.pending.subarray(0, length));
+      if (!this.session.send(FRAME.STDIN, this.pending.subarray(0, length))) this.awaitRoom();
       this.pending = this.pending.subarray(length);
       this.window -= length;
     }

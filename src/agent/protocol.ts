@@ -46,6 +46,9 @@ export const FRAME = {
 
 export const EXEC_CLEAR_ENV = 1;
 
+/** Of the text of an ERROR, as long as a path. */
+const ERROR_TEXT_MAX = 4096;
+
 export interface Frame {
   readonly type: number;
   readonly payload: Buffer;
@@ -80,7 +83,8 @@ export function errorOf(payload: Buffer): AgentError {
     (what: string) => `the agent failed: ${what}`,
   ];
   const errno = payload.length < 8 ? 0 : payload.readUInt32LE(4);
-  const text = describe(JSON.stringify(payload.subarray(8).toString()).slice(1, -1));
+  const what = payload.subarray(8, 8 + ERROR_TEXT_MAX).toString();
+  const text = describe(JSON.stringify(what).slice(1, -1));
   const message = errno === 0 ? text : `${text} (errno ${errno})`;
   return new AgentError(code, message, { side: 'guest', ...(errno === 0 ? {} : { errno }) });
 }

@@ -2,6 +2,7 @@
 
 import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { VsockError } from '../vsock/in-process/errors.js';
 import { AgentError, type AgentErrorCode } from './errors.js';
 import { errorOf, FRAME, type Frame, FrameParser, frameHeader, MAGIC, VERSION, words } from './protocol.js';
@@ -9,8 +10,13 @@ import type { AgentTransport, ConnectLimits } from './transport.js';
 
 /** How long an agent may take to answer, which has to fork for it; guests are slow at times. */
 const GREETING_LIMIT_MS = 30_000;
+/** How long a guest may take to take what was sent to it last. */
+const CLOSE_LIMIT_MS = 10_000;
 /** Below this a frame is one write. */
 const SMALL = 4096;
+/** What may be read before timers and other work of the process have their turn: a guest can send without end. */
+const TURN_BYTES = 1024 * 1024;
+const TURN_FRAMES = 512;
 
 const GONE = 'the connection to the agent broke off: the guest has ended or reset, or the agent was killed';
 
@@ -51,6 +57,32 @@ export class AgentSession {
     this.incoming = this.read();
   }
 
+  /** A session for one question, all of which is to be done within the limits. Rejects with AgentError. */
+  static async request<T>(
+    transport: AgentTransport,
+    port: number,
+    limits: ConnectLimits,
+    ask: (session: AgentSession) => Promise<T>,
+  ): Promise<T> {
+    const { timeout = GREETING_LIMIT_MS, signal } = limits;
+    const deadline = AbortSignal.timeout(timeout);
+    const stop = signal === undefined ? deadline : AbortSignal.any([signal, deadline]);
+    const session = await AgentSession.open(transport, port, { timeout, signal });
+    const onStop = (): void => {
+      session.destroy();
+    };
+    stop.addEventListener('abort', onStop);
+    if (stop.aborted) onStop();
+    try {
+      return await ask(session);
+    } catch (error) {
+      throw stopError(signal, deadline, timeout) ?? error;
+    } finally {
+      stop.removeEventListener('abort', onStop);
+      session.destroy();
+    }
+  }
+
   /** Connects and greets. Rejects with AgentError. */
   static async open(transport: AgentTransport, port: number, limits: ConnectLimits = {}): Promise<AgentSession> {
     const { timeout = GREETING_LIMIT_MS, signal } = limits;
@@ -69,10 +101,7 @@ export class AgentSession {
       return session;
     } catch (error) {
       session?.destroy();
-      if (signal?.aborted === true)
-        throw new AgentError('ABORTED', 'the request was aborted', { cause: signal.reason });
-      if (deadline.aborted) throw new AgentError('TIMEOUT', `the agent did not answer within ${timeout} ms`);
-      throw agentErrorOf(error);
+      throw stopError(signal, deadline, timeout) ?? agentErrorOf(error);
     } finally {
       stop.removeEventListener('abort', onStop);
     }
@@ -100,6 +129,8 @@ export class AgentSession {
       const { signal } = over;
       try {
         await Promise.race([once(stream, 'drain', { signal }), once(stream, 'close', { signal })]);
+      } catch (error) {
+        throw agentErrorOf(error);
       } finally {
         over.abort();
       }
@@ -138,8 +169,12 @@ export class AgentSession {
   close(): void {
     this.stream.end();
     this.stream.resume();
-    // A guest that does not hang up is not waited for.
+    // A guest that does not hang up is not waited for, and one that takes nothing more not for long.
+    const limit = setTimeout(() => this.stream.destroy(), CLOSE_LIMIT_MS).unref();
     this.stream.once('finish', () => this.stream.destroy());
+    this.stream.once('close', () => {
+      clearTimeout(limit);
+    });
   }
 
   /** Ends it at once, which also ends what runs in it. */
@@ -149,16 +184,32 @@ export class AgentSession {
 
   private async *read(): AsyncGenerator<Frame, undefined> {
     const { stream, parser } = this;
+    let bytes = 0;
+    let frames = 0;
     for (;;) {
       const piece = stream.read() as Buffer | null;
-      if (piece !== null) {
-        yield* parser.push(piece);
+      if (piece === null) {
+        if (stream.readableEnded || stream.destroyed) return undefined;
+        await readable(stream);
+        bytes = frames = 0;
         continue;
       }
-      if (stream.readableEnded || stream.destroyed) return undefined;
-      await readable(stream);
+      bytes += piece.length;
+      for (const frame of parser.push(piece)) {
+        yield frame;
+        frames += 1;
+        if (bytes < TURN_BYTES && frames < TURN_FRAMES) continue;
+        bytes = frames = 0;
+        await nextTurn();
+      }
     }
   }
+}
+
+/** Why a request was given up, if it was. */
+function stopError(signal: AbortSignal | undefined, deadline: AbortSignal, timeout: number): AgentError | undefined {
+  if (signal?.aborted === true) return new AgentError('ABORTED', 'the request was aborted', { cause: signal.reason });
+  return deadline.aborted ? new AgentError('TIMEOUT', `the agent did not answer within ${timeout} ms`) : undefined;
 }
 
 /** Settles when there is something to read, or never will be. */
