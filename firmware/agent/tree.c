@@ -214,8 +214,14 @@ static void remove_entry(int folder, const char *name, int level)
     if (sys3(unlinkat, folder, name, 0) != -EISDIR)
         return;
     int fd = (int)sys4(openat, folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd == -EACCES) {
+        // It has the mode that the host gave it, and the agent need not be root.
+        sys3(fchmodat, folder, name, 0700);
+        fd = (int)sys4(openat, folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    }
     if (fd < 0)
         return;
+    sys2(fchmod, fd, 0700);
     // What is removed may make the listing skip something: it is read again until there is nothing.
     bool found = level <= DEPTH_MAX;
     for (int round = 0; found && round < 1000; round++) {

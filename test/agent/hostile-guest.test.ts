@@ -1,7 +1,16 @@
 // A guest whose agent means harm: whatever it says or does not say, requests end in time with an AgentError, the process goes on
 // with its other work, and the host's memory and disk are not filled.
 
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
@@ -12,6 +21,8 @@ import { FRAME, words } from '../../src/agent/protocol.js';
 import { VsockError } from '../../src/vsock/in-process/errors.js';
 import { eventually } from '../support/process-state.js';
 import { frame, HELLO, ScriptedGuest, started } from '../support/scripted-agent.js';
+
+const NOBODY = 65_534;
 
 let directory = '';
 let target = '';
@@ -211,6 +222,20 @@ describe('what cannot be', () => {
     await expect(guest.agent.copyOut('/a', target)).rejects.toMatchObject({ name: 'AgentError', code });
     expect(readdirSync(directory)).toEqual([]);
     expect(existsSync('/tmp/x')).toBe(false);
+  });
+
+  test('folders that a user may not write to are removed all the same', async () => {
+    if (process.getuid?.() !== 0 || process.seteuid === undefined) return;
+    chownSync(directory, NOBODY, NOBODY);
+    const closed = [folder('a', 0o500), folder('b', 0), ...file('c'), frame(FRAME.UP), ...file('d'), frame(FRAME.UP)];
+    const guest = new ScriptedGuest({ says: [HELLO, folder('top'), ...closed, frame(FRAME.TREE_END)] });
+    process.seteuid(NOBODY);
+    try {
+      await expect(guest.agent.copyOut('/a', target)).rejects.toMatchObject({ code: 'PROTOCOL' });
+    } finally {
+      process.seteuid(0);
+    }
+    expect(readdirSync(directory)).toEqual([]);
   });
 
   test('control characters of a guest do not reach a terminal through messages', async () => {

@@ -3,7 +3,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, watch } from 'node:fs';
+import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, watch } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -82,15 +82,20 @@ export class LocalAgent {
   /** For the test's files; removed with the agent. */
   readonly directory = mkdtempSync(join(tmpdir(), 'tsvmm-agent-'));
   readonly socketPath = join(this.directory, 'agent.sock');
-  readonly transport = new UnixTransport(this.socketPath, join(this.directory, 'ready.sock'));
+  readonly readyPath = join(this.directory, 'ready.sock');
+  readonly transport = new UnixTransport(this.socketPath, this.readyPath);
   readonly agent = new GuestAgent(this.transport);
   private child: ChildProcess | undefined;
 
-  /** Starts the agent; returns when its socket is there. */
-  static async start(): Promise<LocalAgent> {
+  /** Starts the agent, as another user if one is given; returns when its socket is there. */
+  static async start(uid?: number): Promise<LocalAgent> {
     const local = new LocalAgent();
     await local.transport.listening();
-    await local.spawnAgent();
+    if (uid !== undefined) {
+      chownSync(local.directory, uid, uid);
+      chownSync(local.readyPath, uid, uid);
+    }
+    await local.spawnAgent(uid);
     return local;
   }
 
@@ -105,10 +110,27 @@ export class LocalAgent {
     return join(this.directory, name);
   }
 
-  async spawnAgent(): Promise<void> {
+  /** Processes of the agent: itself, who calls the host, and one for each session. */
+  get processes(): number {
+    const { child } = this;
+    if (child?.pid === undefined) return 0;
+    const parent = String(child.pid);
+    const isOf = (pid: string): boolean => {
+      try {
+        // pid (name) state parent; no name of the agent's has a bracket in it.
+        return readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ')[1] === parent;
+      } catch {
+        return false;
+      }
+    };
+    return 1 + readdirSync('/proc').filter((name) => /^\d+$/.test(name) && isOf(name)).length;
+  }
+
+  async spawnAgent(uid?: number): Promise<void> {
     const watcher = watch(this.directory);
-    const options = ['--unix', this.socketPath, '--ready-unix', join(this.directory, 'ready.sock')];
-    const child = spawn(GUEST_AGENT, options, { stdio: ['ignore', 'inherit', 'inherit'], cwd: '/' });
+    const options = ['--unix', this.socketPath, '--ready-unix', this.readyPath];
+    const user = uid === undefined ? {} : { uid, gid: uid };
+    const child = spawn(GUEST_AGENT, options, { stdio: ['ignore', 'inherit', 'inherit'], cwd: '/', ...user });
     this.child = child;
     try {
       while (!existsSync(this.socketPath)) await Promise.race([once(watcher, 'change'), failed(child)]);
