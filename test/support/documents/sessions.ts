@@ -49,7 +49,7 @@ export interface DocumentPlan {
   readonly problems: readonly string[];
 }
 
-/** Every Markdown file of the checkout, by its path in it. */
+/** Every Markdown file of the checkout that somebody writes, by its path in it. */
 export function documentPaths(): string[] {
   const below = FOLDERS.flatMap((folder) =>
     readdirSync(join(CHECKOUT, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name)),
