@@ -80,6 +80,9 @@ export const libc = {
   sched_setaffinity: bind<(thread: N, size: N, mask: N) => N>('int sched_setaffinity(int, size_t, size_t)'),
   // glibc only wraps gettid and tgkill since 2.30, and musl never did: the raw call works everywhere.
   syscall: bind<(number: N, a: N, b: N, c: N) => N>('long syscall(long, long, long, long)'),
+  syscall6: bind<(number: N, a: N, b: N, c: N, d: N, e: N, f: N) => N>(
+    'long syscall(long, long, long, long, long, long, long)',
+  ),
 } as const;
 
 /** errno of the last failed call of this thread. */

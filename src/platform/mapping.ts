@@ -25,9 +25,9 @@ function mmap(address: number, length: number, flags: number, fd: number, offset
   return result as HostAddress;
 }
 
-/** Maps `length` bytes of `fd` shared, at an address of the kernel's choice. Throws SysError. */
-export function mapShared(fd: Fd, length: number): HostAddress {
-  return mmap(0, length, MAP_SHARED, fd, 0);
+/** Maps `length` bytes of `fd` from `offset` on shared, at an address of the kernel's choice. Throws SysError. */
+export function mapShared(fd: Fd, length: number, offset = 0): HostAddress {
+  return mmap(0, length, MAP_SHARED, fd, offset);
 }
 
 /** Undoes `mapShared`. Throws SysError. */

@@ -4,7 +4,8 @@
 // the driver is asked not to notify. A pass takes a batch of one queue: requests that follow one another become one call
 // (transfer-run.ts), all are answered with one publication, and one interrupt is decided on. Calls on the image wait for
 // the host, and with them everything else in this thread; a batch is small for that reason. Requests of a queue are
-// carried out in the order in which they came.
+// carried out in the order in which they came; transfers that do not touch one another at the same time, where the image
+// can do that (transfer-runs.ts).
 //
 // Left out: geometry, secure erase, zones, lifetime, and changing the size while the guest runs. A saved device does not
 // keep the tokens of its rate limits: a restored one starts with full buckets.
@@ -47,7 +48,8 @@ import {
   VIRTIO_BLK_ID_BYTES,
   type BlockSettings,
 } from './settings.js';
-import { TransferRun } from './transfer-run.js';
+import type { TransferRun } from './transfer-run.js';
+import { TransferRuns } from './transfer-runs.js';
 
 /** Requests a pass takes of one queue, so that other queues and devices have their turn. */
 const BATCH_REQUESTS = 64;
@@ -94,7 +96,7 @@ export class BlockDevice implements VirtioDevice, Poller {
   private readonly image: DiskImage;
   private readonly path: string;
   private readonly request: BlockRequest;
-  private readonly run: TransferRun;
+  private readonly runs: TransferRuns;
   private readonly limiter: RateLimiter | undefined;
   private readonly serial = new Uint8Array(VIRTIO_BLK_ID_BYTES);
   private driver: Driver | undefined;
@@ -117,7 +119,7 @@ export class BlockDevice implements VirtioDevice, Poller {
     this.image = image ?? openImage(settings.image, log);
     this.path = settings.image.file.path;
     this.request = new BlockRequest(this.image.size, settings.readOnly);
-    this.run = new TransferRun(this.image);
+    this.runs = new TransferRuns(this.image);
     const limits = settings.rateLimiter;
     // The loop polls the device again after a timer: there is nothing to do but to let it.
     this.limiter =
@@ -224,7 +226,7 @@ export class BlockDevice implements VirtioDevice, Poller {
   /** Takes a batch of `queue`. Used entries are staged; the caller publishes them. */
   private drain(driver: Driver, queue: SplitQueue): PassResult {
     const { chain } = driver;
-    const { request, run, limiter } = this;
+    const { request, runs, limiter } = this;
     let taken = 0;
     let broken = false;
     while (taken < BATCH_REQUESTS) {
@@ -252,31 +254,42 @@ export class BlockDevice implements VirtioDevice, Poller {
       }
       taken++;
       if (transfers) {
-        if (!run.accepts(chain, request)) this.finishRun(driver, queue);
-        run.add(chain, request);
+        if (!runs.accepts(chain, request)) this.finishRuns(driver, queue);
+        runs.add(chain, request);
       } else {
-        this.finishRun(driver, queue);
+        this.finishRuns(driver, queue);
         this.answer(driver, queue, status === VIRTIO_BLK_S_OK ? this.perform(chain) : this.refuse(status));
       }
     }
-    this.finishRun(driver, queue);
+    this.finishRuns(driver, queue);
     if (broken) return PASS_BROKEN;
     return taken > 0 ? PASS_WORKED : PASS_IDLE;
   }
 
-  /** Carries the run out, if there is one, and answers its requests. */
-  private finishRun(driver: Driver, queue: SplitQueue): void {
-    const { run, counters } = this;
-    if (run.count === 0) return;
-    const reading = run.type === VIRTIO_BLK_T_IN;
+  /** Carries the runs out, if there are any, and answers their requests. */
+  private finishRuns(driver: Driver, queue: SplitQueue): void {
+    const { runs, counters } = this;
+    if (runs.count === 0) return;
     const start = this.loop.now();
-    counters[HOST_CALLS] += run.execute();
-    counters[reading ? READ_US : WRITE_US] += (this.loop.now() - start) * MICROSECONDS_PER_MS;
-    const flushed = reading || !this.writeThrough ? 0 : this.flush();
+    counters[HOST_CALLS] += runs.execute();
+    let reads = 0;
+    for (let index = 0; index < runs.count; index++) if (runs.at(index).type === VIRTIO_BLK_T_IN) reads++;
+    const elapsed = (this.loop.now() - start) * MICROSECONDS_PER_MS;
+    counters[READ_US] += (elapsed * reads) / runs.count;
+    counters[WRITE_US] += (elapsed * (runs.count - reads)) / runs.count;
+    const flushed = reads === runs.count || !this.writeThrough ? 0 : this.flush();
+    for (let index = 0; index < runs.count; index++) this.answerRun(driver, queue, runs.at(index), flushed);
+    runs.clear();
+  }
+
+  /** `flushed` is what became of the flush behind writes, where there has to be one. */
+  private answerRun(driver: Driver, queue: SplitQueue, run: TransferRun, flushed: number): void {
+    const { counters } = this;
+    const reading = run.type === VIRTIO_BLK_T_IN;
     for (let index = 0; index < run.count; index++) {
       const result = run.results[index];
       const length = run.lengths[index];
-      const good = result === 0 && flushed === 0;
+      const good = result === 0 && (reading || flushed === 0);
       if (good) {
         counters[reading ? READ_OPS : WRITE_OPS]++;
         counters[reading ? READ_BYTES : WRITE_BYTES] += length;
@@ -288,7 +301,6 @@ export class BlockDevice implements VirtioDevice, Poller {
       chunk.bytes[run.statusOffsets[index]] = good ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
       queue.addUsed(run.heads[index], answeredBytes(run.writableBytes[index], reading && good ? length : 0));
     }
-    run.count = 0;
   }
 
   /** Carries out a request that is no transfer. */

@@ -13,6 +13,21 @@ import type { IovecArray } from '../../platform/iovec.js';
 /** The unit of virtio-blk's requests, whatever the block size (virtio 1.2, 5.2.6). */
 export const SECTOR_SIZE = 512;
 
+/** Transfers that an image carries out at the same time, where that is quicker than one after the other. */
+export interface TransferBatch {
+  /** How many at most. */
+  readonly capacity: number;
+
+  /**
+   * Takes a transfer, which is begun with the others; or returns false for one that has to be carried out by itself. The
+   * entries of `iovecs` are left as they are.
+   */
+  add(reading: boolean, iovecs: IovecArray, offset: number): boolean;
+
+  /** Carries out what was taken. results[N] becomes 0 when all of the Nth was moved; else it is to be done again. */
+  execute(results: Int32Array): void;
+}
+
 export interface DiskImage {
   /** Bytes, a multiple of SECTOR_SIZE. Stays as it was when the image was opened. */
   readonly size: number;
@@ -34,6 +49,9 @@ export interface DiskImage {
 
   /** The range reads as zeroes from now on. `unmap` allows to give the space back, without it the space stays taken. */
   writeZeroes(offset: number, length: number, unmap: boolean): number;
+
+  /** Undefined where one transfer after the other is as quick. */
+  readonly batch?: TransferBatch | undefined;
 
   /**
    * Writes out what is held back (without making it durable) and releases what the image owns in this thread. Open

@@ -10,7 +10,7 @@
 import { IOV_MAX, IovecArray } from '../../platform/iovec.js';
 import { KIB } from '../../platform/units.js';
 import type { DescriptorChain } from '../virtio/chain.js';
-import type { DiskImage } from './disk-image.js';
+import type { DiskImage, TransferBatch } from './disk-image.js';
 import { addData, VIRTIO_BLK_T_IN, type BlockRequest } from './request.js';
 
 const MAX_REQUESTS = 128;
@@ -87,6 +87,16 @@ export class TransferRun {
       offset += this.lengths[index];
     }
     return count + 1;
+  }
+
+  /** Has it begun with others, unless it has to be carried out by itself. `succeed` or `execute` follows. */
+  begin(batch: TransferBatch): boolean {
+    return this.length > 0 && batch.add(this.type === VIRTIO_BLK_T_IN, this.iovecs, this.offset);
+  }
+
+  /** It has come through with others. */
+  succeed(): void {
+    this.results.fill(0, 0, this.count);
   }
 
   private transfer(iovecs: IovecArray, offset: number): number {

@@ -166,7 +166,8 @@ export class BlockGuest implements Disposable {
     const header = new DataView(new ArrayBuffer(HEADER_SIZE));
     header.setUint32(0, type, true);
     header.setBigUint64(8, BigInt(sector), true);
-    const readable = ram.allocate(HEADER_SIZE + data.length, 512);
+    // The data is where drivers have it: at a multiple of the sector's size.
+    const readable = ram.allocate(512 + data.length, 512) + 512 - HEADER_SIZE;
     ram.bytes.set(new Uint8Array(header.buffer), readable);
     ram.bytes.set(data, readable + HEADER_SIZE);
     const spaceAddress = ram.allocate(space + 1, 512);

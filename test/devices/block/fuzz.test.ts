@@ -5,7 +5,7 @@
 import { readSync, writeSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
 import { BlockDevice } from '../../../src/devices/block/device.js';
-import type { DiskImage } from '../../../src/devices/block/disk-image.js';
+import type { DiskImage, TransferBatch } from '../../../src/devices/block/disk-image.js';
 import { RawImage } from '../../../src/devices/block/raw-image.js';
 import {
   BLOCK_COUNTERS,
@@ -117,6 +117,18 @@ class WatchedImage implements DiskImage {
     return this.inner.writeZeroes(offset, length, unmap);
   }
 
+  /** What goes through it is looked at as everything else is. */
+  get batch(): TransferBatch | undefined {
+    const { batch } = this.inner;
+    return batch === undefined ? undefined : new WatchedBatch(batch, this);
+  }
+
+  /** As `readv` or `writev` would look at it. */
+  check(reading: boolean, iovecs: IovecArray, offset: number): void {
+    this.checkVector(iovecs, offset);
+    if (!reading) this.change(offset, iovecs.totalBytes);
+  }
+
   close(): number {
     this.closed++;
     return this.inner.close();
@@ -149,6 +161,27 @@ class WatchedImage implements DiskImage {
     if (offset % 512 !== 0 || length % 512 !== 0 || length <= 0 || offset < 0 || offset + length > DISK) {
       throw new Error(`the device called with ${offset}+${length}, against what the seam says`);
     }
+  }
+}
+
+class WatchedBatch implements TransferBatch {
+  readonly capacity: number;
+  private readonly inner: TransferBatch;
+  private readonly image: WatchedImage;
+
+  constructor(inner: TransferBatch, image: WatchedImage) {
+    this.inner = inner;
+    this.image = image;
+    this.capacity = inner.capacity;
+  }
+
+  add(reading: boolean, iovecs: IovecArray, offset: number): boolean {
+    this.image.check(reading, iovecs, offset);
+    return this.inner.add(reading, iovecs, offset);
+  }
+
+  execute(results: Int32Array): void {
+    this.inner.execute(results);
   }
 }
 
