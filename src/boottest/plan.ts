@@ -1,6 +1,7 @@
 // What a spec leads to: each of its tests on each machine of its matrix, with a checked configuration. Main thread.
 
 import { basename, resolve } from 'node:path';
+import { MistakeList } from '../config/config-mistakes.js';
 import { markValid } from '../config/valid-config.js';
 import { checkRules } from '../config/rules/index.js';
 import type { FieldNames } from '../config/rules/rule.js';
@@ -8,7 +9,7 @@ import { saysAcpiOff } from '../config/rules/payload.js';
 import { completeVmConfig } from '../config/validate.js';
 import type { DiskConfig, VmConfig } from '../config/vm-config.js';
 import { guestUsesAcpi, isBuiltInGuest } from '../vmm/guest.js';
-import { fieldsOf, specError, type Spec, type Step } from './spec.js';
+import { specError, type Spec, type Step } from './spec.js';
 
 const STEP_TIMEOUT_MS = 60_000;
 const TEST_TIMEOUT_MS = 300_000;
@@ -47,15 +48,19 @@ interface Variant {
   readonly places: ReadonlyMap<string, string>;
 }
 
-/** Every test on every machine. Throws ConfigError about the first that cannot be. */
+/** Every test on every machine. Throws ConfigError about all that cannot be. */
 export function planTests(spec: Spec): PlannedTest[] {
   const tests = spec.tests ?? [{ name: 'boot', steps: spec.steps ?? [] }];
   const { step: stepTimeout = STEP_TIMEOUT_MS, test: testTimeout = TEST_TIMEOUT_MS } = spec.timeouts ?? {};
-  return variantsOf(spec).flatMap((variant) => {
-    const config = configOf(spec, variant);
+  const mistakes = new MistakeList();
+  const planned = variantsOf(spec).flatMap((variant) => {
+    const config = mistakes.try(() => configOf(spec, variant));
+    if (config === undefined) return [];
     return tests.map((test, index): PlannedTest => {
       const where = spec.tests === undefined ? 'steps' : `tests[${index}].steps`;
-      refuseImpossible(spec, config, test.steps, where);
+      mistakes.try(() => {
+        refuseImpossible(spec, config, test.steps, where);
+      });
       return {
         suite: spec.name,
         file: spec.file,
@@ -68,6 +73,8 @@ export function planTests(spec: Spec): PlannedTest[] {
       };
     });
   });
+  mistakes.throwIfAny();
+  return planned;
 }
 
 function variantsOf(spec: Spec): Variant[] {
@@ -115,7 +122,7 @@ function namesOf<T extends { readonly name?: string | undefined }>(
 function refuseTwice(spec: Spec, dimension: string, names: readonly string[]): void {
   const twice = names.findIndex((name, index) => names.indexOf(name) !== index);
   if (twice < 0) return;
-  throw specError(spec.file, `matrix.${dimension}[${twice}]`, names[twice], {
+  throw specError(spec, `matrix.${dimension}[${twice}]`, names[twice], {
     code: 'DUPLICATE',
     problem: `there are two with the name ${names[twice]}`,
     mend: dimension === 'cpus' ? 'Leave one out.' : 'Give each a name of its own: { name: ... }.',
@@ -125,7 +132,7 @@ function refuseTwice(spec: Spec, dimension: string, names: readonly string[]): v
 /** The checked configuration of one machine. Throws ConfigError. */
 function configOf(spec: Spec, variant: Variant): VmConfig {
   const names: FieldNames = (field) =>
-    fieldsOf(spec.file)(variant.places.get(field) ?? (field === 'config' ? 'machine' : `machine.${field}`));
+    spec.fields(variant.places.get(field) ?? (field === 'config' ? 'machine' : `machine.${field}`));
   const machine = spec.machine ?? {};
   const cpus = variant.cpus === undefined ? {} : { cpus: { ...section(machine, 'cpus'), boot_vcpus: variant.cpus } };
   const given = Object.entries(variant.payload).filter(([, value]) => value !== undefined);
@@ -179,7 +186,7 @@ function withPathsFrom(folder: string, config: VmConfig): VmConfig {
 function refuseForeignHostParts(spec: Spec, config: VmConfig): void {
   const { serial, console, debug_console: debug, vsock, pmem = [] } = config;
   const refuse = (field: string, value: unknown, problem: string, mend: string): never => {
-    throw specError(spec.file, `machine.${field}`, value, { code: 'CONFLICT', problem, mend });
+    throw specError(spec, `machine.${field}`, value, { code: 'CONFLICT', problem, mend });
   };
   for (const [name, mode] of [
     ['serial', serial.mode],
@@ -203,7 +210,7 @@ function refuseForeignHostParts(spec: Spec, config: VmConfig): void {
 function refuseImpossible(spec: Spec, config: VmConfig, steps: readonly Step[], where: string): void {
   const typed = steps.findIndex(({ expect, send }) => expect !== undefined || send !== undefined);
   if (typed >= 0 && config.serial.mode === 'Off' && config.console.mode === 'Off') {
-    throw specError(spec.file, `${where}[${typed}]`, steps[typed], {
+    throw specError(spec, `${where}[${typed}]`, steps[typed], {
       code: 'CONFLICT',
       problem: 'the machine has no console: serial and console are both Off',
       mend: 'Write Null for one of them.',
@@ -211,7 +218,7 @@ function refuseImpossible(spec: Spec, config: VmConfig, steps: readonly Step[], 
   }
   const exec = steps.findIndex((step) => step.exec !== undefined);
   if (exec >= 0 && isBuiltInGuest(config)) {
-    throw specError(spec.file, `${where}[${exec}].exec`, steps[exec].exec, {
+    throw specError(spec, `${where}[${exec}].exec`, steps[exec].exec, {
       code: 'CONFLICT',
       problem: 'programs are run by the agent in a Linux guest, and this one is the guest built into tsvmm',
       mend: 'Name a kernel.',
@@ -219,7 +226,7 @@ function refuseImpossible(spec: Spec, config: VmConfig, steps: readonly Step[], 
   }
   const button = steps.findIndex(({ powerButton }) => powerButton !== undefined);
   if (button < 0 || guestUsesAcpi(config)) return;
-  throw specError(spec.file, `${where}[${button}].powerButton`, true, {
+  throw specError(spec, `${where}[${button}].powerButton`, true, {
     code: 'CONFLICT',
     problem: 'this guest does not use ACPI (it is the built-in one, or told acpi=off), so it has no power button',
     mend: 'Let the guest shut down by itself.',

@@ -1,14 +1,16 @@
 // A spec of boot tests as it is written: the shape of the file, and nothing of what it leads to. Main thread.
 //
-// docs/boot-tests.md is its description for users. What is not in the schema is refused, with its place in the file.
+// docs/boot-tests.md is its description for users. What is not in the schema is refused, all of it at once and each with its place
+// in the file.
 
 import { basename, dirname, extname, resolve } from 'node:path';
 import { z } from 'zod';
 import { ConfigError, type ConfigErrorCode } from '../config/config-error.js';
-import { readDataFile } from '../config/config-file.js';
+import { readDataText } from '../config/config-file.js';
 import type { FieldNames } from '../config/rules/rule.js';
 import { shapeError } from '../config/shape-error.js';
 import { withoutAbsent } from '../config/without-absent.js';
+import { fieldsIn } from './spec-places.js';
 import { parseDuration, parsePattern } from './values.js';
 
 const duration = z.union([z.number(), z.string()]).transform((value, context) => {
@@ -76,7 +78,8 @@ const step = z
   })
   .check(({ value, issues }) => {
     const given = ACTIONS.filter((action) => action in value);
-    if (given.length === 1) return;
+    // A key that there is not was meant for one of them.
+    if (given.length === 1 || (given.length === 0 && issues.length > 0)) return;
     const found = given.length === 0 ? 'it says nothing' : `it says ${given.join(' and ')}`;
     issues.push({ code: 'custom', input: value, message: `a step is one of ${ACTIONS.join(', ')}, and ${found}` });
   });
@@ -139,7 +142,7 @@ const spec = z
       const message = `there are two tests with the name ${JSON.stringify(twice)}`;
       issues.push({ code: 'custom', input: value, path: ['tests'], message });
     }
-    if ((value.steps === undefined) === (value.tests === undefined)) {
+    if ((value.steps === undefined) === (value.tests === undefined) && issues.length === 0) {
       const message = 'a spec has either steps, or tests that have steps';
       issues.push({ code: 'custom', input: value, message });
     }
@@ -155,35 +158,37 @@ export interface Spec extends z.output<typeof spec> {
   readonly file: string;
   /** What paths in it are relative to. */
   readonly folder: string;
+  /** Fields of it, for messages. */
+  readonly fields: FieldNames;
 }
 
 /** Reads a spec. Throws ConfigError. */
 export async function readSpec(file: string): Promise<Spec> {
-  const input = withoutAbsent(await readDataFile(file, file));
+  const { value, text } = await readDataText(file, file);
+  const fields = fieldsIn(file, text);
+  const input = withoutAbsent(value);
   const result = spec.safeParse(input, { reportInput: true });
-  if (!result.success) throw shapeError(input, flattened(result.error), spec, fieldsOf(file));
+  if (!result.success) throw shapeError(input, flattened(result.error), spec, fields);
   const { name = basename(file, extname(file)) } = result.data;
-  return { ...result.data, name, file, folder: dirname(resolve(file)) };
-}
-
-/** Fields of a spec by their place in the file. */
-export function fieldsOf(file: string): FieldNames {
-  return (field) => ({ option: file, key: field, label: `${file}: ${field === 'config' ? 'the spec' : field}` });
+  return { ...result.data, name, file, fields, folder: dirname(resolve(file)) };
 }
 
 export function specError(
-  file: string,
+  { fields }: Pick<Spec, 'fields'>,
   field: string,
   value: unknown,
   complaint: { readonly code: ConfigErrorCode; readonly problem: string; readonly mend: string },
 ): ConfigError {
-  return new ConfigError({ ...fieldsOf(file)(field), value }, complaint);
+  return new ConfigError({ ...fields(field), value }, complaint);
 }
 
 /** Of alternatives, the complaint about the one that was meant: the one that got furthest. */
 function flattened(error: z.ZodError): z.ZodError {
-  const issue = error.issues.at(0);
-  if (issue?.code !== 'invalid_union') return error;
+  return new z.ZodError(error.issues.map(meant));
+}
+
+function meant(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue;
   const alternatives = issue.errors
     .map((issues) => issues.find(({ code }) => code === 'unrecognized_keys') ?? issues.at(0))
     .filter((inner) => inner !== undefined)
@@ -192,7 +197,7 @@ function flattened(error: z.ZodError): z.ZodError {
     (best, inner) => (best === undefined || rank(inner) > rank(best) ? inner : best),
     undefined,
   );
-  return furthest === undefined ? error : new z.ZodError([furthest]);
+  return furthest ?? issue;
 }
 
 function rank({ code, path }: { readonly code?: string | undefined; readonly path: readonly PropertyKey[] }): number {

@@ -3,12 +3,13 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { junitXml } from '../boottest/junit.js';
-import { planTests } from '../boottest/plan.js';
+import { type PlannedTest, planTests } from '../boottest/plan.js';
 import type { TestResult } from '../boottest/result.js';
 import { runAll } from '../boottest/run-all.js';
 import { readSpec } from '../boottest/spec.js';
 import { TapWriter } from '../boottest/tap.js';
 import { ConfigError } from '../config/config-error.js';
+import { MistakeList } from '../config/config-mistakes.js';
 import { Ending } from './ending.js';
 import {
   EXIT_CRASH,
@@ -37,8 +38,7 @@ export async function runBootTests(
   { host, stderr, print, onStop }: BootTestHost,
 ): Promise<number> {
   const { artifacts, junit, tap, jobs } = command;
-  const specs = await Promise.all(command.specs.map(readSpec));
-  const tests = specs.flatMap(planTests);
+  const tests = await readTests(command.specs);
   if (artifacts !== undefined) makeFolder('--artifacts', artifacts);
   if (junit !== undefined) makeFolder('--junit', dirname(junit));
 
@@ -75,6 +75,21 @@ export async function runBootTests(
   } finally {
     ending.close();
   }
+}
+
+/** The tests of all specs. Throws ConfigError about all that is wrong with them. */
+async function readTests(files: readonly string[]): Promise<PlannedTest[]> {
+  const mistakes = new MistakeList();
+  const specs = await Promise.all(
+    files.map((file) =>
+      readSpec(file).catch((error: unknown) => {
+        mistakes.add(error);
+      }),
+    ),
+  );
+  const tests = specs.flatMap((spec) => (spec === undefined ? [] : (mistakes.try(() => planTests(spec)) ?? [])));
+  mistakes.throwIfAny();
+  return tests;
 }
 
 /** The worst that there is: the monitor's trouble, crashes, failures, timeouts. */

@@ -83,7 +83,10 @@ function linesOf({ test, verdict, finding, durationMs, output, logs }: TestResul
     .slice(-OUTPUT_LINES);
   return [
     line,
-    ...[finding.message, ...finding.detail.split('\n')].filter((text) => text !== '').map((text) => `    ${text}`),
+    ...`${finding.message}\n${finding.detail}`
+      .split('\n')
+      .filter((text) => text !== '')
+      .map((text) => `    ${printable(text)}`),
     ...last.map((text) => `    | ${printable(text)}`),
     ...logs.map((path) => `    console log: ${path}`),
   ];

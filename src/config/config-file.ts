@@ -18,10 +18,15 @@ export async function readConfigFile(option: string, path: string): Promise<Conf
 
 /** What a JSON or YAML file holds. `option` is what named it. Throws ConfigError. */
 export async function readDataFile(option: string, path: string): Promise<unknown> {
+  return (await readDataText(option, path)).value;
+}
+
+/** The same, and the text that it was. */
+export async function readDataText(option: string, path: string): Promise<{ value: unknown; text: string }> {
   const text = readText(option, path);
   if (text.trim() === '') throw fileError(option, path, 'MISSING_VALUE', 'the file is empty', 'Write a configuration.');
   // YAML holds JSON, but its library takes as long to load as the rest of the start.
-  return isYaml(path, text) ? await parseYaml(path, text) : await parseJson(path, text);
+  return { value: isYaml(path, text) ? await parseYaml(path, text) : await parseJson(path, text), text };
 }
 
 function readText(option: string, path: string): string {
@@ -92,7 +97,7 @@ async function parseYaml(path: string, text: string): Promise<unknown> {
   }
 }
 
-interface Place {
+export interface Place {
   readonly line: number;
   readonly column: number;
 }
@@ -105,7 +110,8 @@ function syntaxError(path: string, language: string, problem: string, place: Pla
   );
 }
 
-function placeOf(text: string, offset: number): Place {
+/** Where a character of a text is, as editors count. */
+export function placeOf(text: string, offset: number): Place {
   const before = text.slice(0, offset).split('\n');
   return { line: before.length, column: (before.at(-1)?.length ?? 0) + 1 };
 }

@@ -1,7 +1,8 @@
-// What is said when a value has not the shape that a schema asks for: zod's first issue, in the words of ConfigError.
+// What is said when a value has not the shape that a schema asks for: zod's issues, in the words of ConfigError.
 
 import type { z } from 'zod';
 import { type Complaint, ConfigError, showValue } from './config-error.js';
+import { allMistakes } from './config-mistakes.js';
 import { suggest } from './nearest.js';
 import type { FieldNames } from './rules/rule.js';
 import { keysAt } from './schema.js';
@@ -10,13 +11,21 @@ type Issue = z.core.$ZodIssue;
 
 /** The error for `input`, which `schema` has refused. The whole of it is called `config` where no field is to blame. */
 export function shapeError(input: unknown, error: z.ZodError, schema: z.ZodType, names: FieldNames): ConfigError {
-  const issue = error.issues.at(0);
-  if (issue === undefined) throw error;
-  const unknownKey = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
-  const path = unknownKey === undefined ? issue.path : [...issue.path, unknownKey];
-  const value = valueAt(input, path);
-  const subject = names(path.length === 0 ? 'config' : pathText(path));
-  return new ConfigError({ ...subject, value }, complaintAbout(issue, value, schema), { cause: error });
+  const mistakes = error.issues.flatMap(eachKey).map((issue) => {
+    const unknownKey = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
+    const path = unknownKey === undefined ? issue.path : [...issue.path, unknownKey];
+    const value = valueAt(input, path);
+    const subject = names(path.length === 0 ? 'config' : pathText(path));
+    return new ConfigError({ ...subject, value }, complaintAbout(issue, value, schema), { cause: error });
+  });
+  const all = allMistakes(mistakes);
+  if (all === undefined) throw error;
+  return all;
+}
+
+/** An issue for each key that there is not. */
+function eachKey(issue: Issue): Issue[] {
+  return issue.code === 'unrecognized_keys' ? issue.keys.map((key) => ({ ...issue, keys: [key] })) : [issue];
 }
 
 function complaintAbout(issue: Issue, value: unknown, schema: z.ZodType): Complaint {

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { ConfigMistakes } from '../../src/config/config-mistakes.js';
 import { BUILT_IN_GUEST } from '../../src/vmm/guest.js';
 import { plan } from './support.js';
 
@@ -131,10 +132,63 @@ describe('a spec', () => {
     ['steps: [', 'spec.yaml:1:'],
     ['', 'spec.yaml: the file is empty'],
   ])('%j is refused', async (text, message) => {
-    await expect(plan(directory, text)).rejects.toMatchObject({
-      name: 'ConfigError',
-      message: expect.stringContaining(message) as unknown,
-    });
+    const error = (await plan(directory, text).catch((thrown: unknown) => thrown)) as Error;
+    expect(error.name).toBe('ConfigError');
+    // Where in the text that is has its own test.
+    const plain = message.startsWith('spec.yaml:1:') ? error.message : error.message.replace(/:\d+:\d+: /, ': ');
+    expect(plain).toContain(message);
+  });
+
+  test('has all of its mistakes told at once, each with its place in the file', async () => {
+    const text = `name: many
+machine:
+  memory: { size: 67108864 }
+tests:
+  - name: one
+    steps:
+      - expct: login
+      - wait: 5
+      - { vsock: { prot: 7 }, timeout: soon }
+  - nam: two
+    steps: &shared
+      - send: x
+timeout: 5
+`;
+    const error = (await plan(directory, text).catch((thrown: unknown) => thrown)) as ConfigMistakes;
+    expect(error.message).toMatch(/^\d+ mistakes:\n/);
+    const told = error.mistakes.map(({ message }) => message.slice(message.indexOf('spec.yaml')));
+    expect(told.sort()).toEqual([
+      expect.stringMatching(/^spec.yaml:10:5: tests\[1\].nam: no such key. Did you mean name\?/),
+      expect.stringMatching(/^spec.yaml:10:5: tests\[1\].name: missing/),
+      expect.stringMatching(/^spec.yaml:13:1: timeout: no such key. Did you mean timeouts\?/),
+      expect.stringMatching(/^spec.yaml:7:9: tests\[0\].steps\[0\].expct: no such key. Did you mean expect\?/),
+      expect.stringMatching(/^spec.yaml:8:9: tests\[0\].steps\[1\].wait: no such key. .*There are expect, send, /),
+      expect.stringMatching(/^spec.yaml:9:11: tests\[0\].steps\[2\].vsock.port: missing/),
+      expect.stringMatching(/^spec.yaml:9:20: tests\[0\].steps\[2\].vsock.prot: no such key. Did you mean port\?/),
+      expect.stringMatching(/^spec.yaml:9:31: tests\[0\].steps\[2\].timeout: "soon" is not a time/),
+    ]);
+  });
+
+  test('has every machine of its matrix looked at: one kernel of several that is missing is the one that is named', async () => {
+    const text = `matrix:
+  kernels: [one, missing-a, { name: new, kernel: two, initramfs: missing-b }]
+  cpus: [1, 2]
+steps: [{ send: x }]
+`;
+    const error = (await plan(directory, text).catch((thrown: unknown) => thrown)) as ConfigMistakes;
+    expect(error.mistakes.map(({ message }) => message.slice(message.indexOf('spec.yaml')))).toEqual([
+      expect.stringMatching(/^spec.yaml:2:18: matrix.kernels\[1\].kernel: ".*missing-a" does not exist/),
+      expect.stringMatching(/^spec.yaml:2:55: matrix.kernels\[2\].initramfs: ".*missing-b" does not exist/),
+    ]);
+  });
+
+  test('has places in JSON and behind anchors, too', async () => {
+    const json = '{\n  "steps": [\n    { "sned": "x" }\n  ]\n}';
+    await expect(plan(directory, json, 'spec.json')).rejects.toThrow(/spec.json:3:7: steps\[0\].sned: .*mean send/);
+    const anchored = 'tests:\n  - { name: a, steps: &s [{ send: x }, { sned: y }] }\n  - { name: b, steps: *s }\n';
+    const error = (await plan(directory, anchored).catch((thrown: unknown) => thrown)) as ConfigMistakes;
+    expect(error.message).toContain('spec.yaml:2:42: tests[0].steps[1].sned');
+    expect(error.message).toContain('spec.yaml:2:42: tests[1].steps[1].sned');
   });
 
   test('the built-in guest as a kernel is a kernel as any other', async () => {

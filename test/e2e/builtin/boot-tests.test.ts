@@ -155,7 +155,7 @@ steps: [{ expect: '> ', timeout: 2s }, { send: "poweroff\\r" }, { exit: shutdown
       'an unknown key',
       'steps: [{ expcet: "login:" }]',
       2,
-      'spec.yaml: steps[0].expcet: no such key. Did you mean expect?',
+      'spec.yaml:2:11: steps[0].expcet: no such key. Did you mean expect?',
     ],
   ])('%s is its own exit code', async (_what, spec, code, message) => {
     const { status, stderr } = await run(spec);
