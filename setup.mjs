@@ -20,8 +20,10 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const OLDEST_NODE = 20;
-/** The folders that tsconfig.json compiles. */
+/** The folders that hold what is compiled. */
 const SOURCE_FOLDERS = ['src', 'test', 'bench', 'examples'];
+/** What tsc compiles, each with its own idea of the world: Node, and a browser. */
+const PROJECTS = ['tsconfig.json', join('examples', 'web', 'client', 'tsconfig.json')];
 const COMPILED_EXTENSIONS = ['.js', '.js.map', '.d.ts'];
 
 const root = dirname(fileURLToPath(import.meta.url));
@@ -133,7 +135,7 @@ function fingerprint(sources) {
   const lines = sources.map(({ path, stats }) => `${path} ${stats.size} ${stats.mtimeMs}`).sort();
   return [
     `node ${process.version}`,
-    readFileSync(inRoot('tsconfig.json')),
+    ...PROJECTS.map((project) => readFileSync(inRoot(project))),
     `installed ${statSync(installStamp).mtimeMs}`,
     ...lines,
   ].join('\n');
@@ -152,16 +154,17 @@ async function build() {
   const stamp = fingerprint(sources);
   rmSync(buildStamp, { force: true });
   removeStaleOutput();
-  // tsc's incremental record does not notice that outputs are gone.
+  // tsc's incremental records do not notice that outputs are gone.
   if (forceBuild || !sources.every(hasOutput)) {
-    rmSync(inRoot('dist', '.tsbuildinfo'), { force: true });
+    for (const name of existsSync(inRoot('dist')) ? readdirSync(inRoot('dist')) : []) {
+      if (name.startsWith('.tsbuildinfo')) rmSync(inRoot('dist', name));
+    }
   }
-  const { status, output } = await run(process.execPath, [
-    inRoot('node_modules', 'typescript', 'bin', 'tsc'),
-    '-p',
-    root,
-  ]);
-  if (status !== 0) throw new SetupError(`${output}\ncompiling failed`);
+  for (const project of PROJECTS) {
+    const tsc = inRoot('node_modules', 'typescript', 'bin', 'tsc');
+    const { status, output } = await run(process.execPath, [tsc, '-p', inRoot(project)]);
+    if (status !== 0) throw new SetupError(`${output}\ncompiling failed`);
+  }
   for (const name of ['main.js', 'remote.js']) {
     const command = inRoot('dist', 'src', 'cli', name);
     if (existsSync(command)) chmodSync(command, 0o755);
