@@ -48,8 +48,10 @@ export async function runSubcommand(name: SubcommandName, args: readonly string[
     case 'doctor': {
       const { readSubcommandOptions } = await import('./subcommand-options.js');
       const { DOCTOR_OPTIONS, runDoctor } = await import('./doctor.js');
-      const given = readSubcommandOptions(args, DOCTOR_OPTIONS);
-      return { ...(await runDoctor(given.some((option) => option.name === 'json'))), notes: [] };
+      const { betweenSteps } = await import('./dying.js');
+      const isJson = readSubcommandOptions(args, DOCTOR_OPTIONS).some((option) => option.name === 'json');
+      // The socket that it makes is there for the length of a step.
+      return { ...(await betweenSteps(() => runDoctor(isJson))), notes: [] };
     }
     case 'image': {
       const { runImage } = await import('./image.js');
