@@ -3,7 +3,7 @@
 
 import { constants, type Stats } from 'node:fs';
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
-import { CHUNK, type CopyOptions, DEPTH_MAX, guestPathBytes, hostError, ProgressCounter } from './copy.js';
+import { CHUNK, type CopyOptions, DEPTH_MAX, guestPathBytes, hostError, ProgressCounter, refuseNul } from './copy.js';
 import { crc32 } from './crc32.js';
 import { AgentError } from './errors.js';
 import { FRAME, words } from './protocol.js';
@@ -21,6 +21,7 @@ export async function copyIn(
   { signal, onProgress }: CopyOptions,
 ): Promise<void> {
   const path = guestPathBytes(guestPath);
+  refuseNul(hostPath);
   const session = await AgentSession.open(transport, port, { signal });
   const onAbort = (): void => {
     session.destroy();

@@ -85,8 +85,14 @@ export function guestPathBytes(path: string): Buffer {
   return Buffer.from(path);
 }
 
-/** A path's folder and last name. Throws AgentError EXISTS for one that has none, such as `/`. */
+/** Throws TypeError for a path of the host that cannot be. */
+export function refuseNul(path: string): void {
+  if (path.includes('\0')) throw new TypeError(`${JSON.stringify(path)} is no path: it has a NUL in it`);
+}
+
+/** A path's folder and last name. Throws AgentError EXISTS for one that has none, such as `/`, and TypeError. */
 export function splitPath(path: string): { readonly folder: string; readonly name: string } {
+  refuseNul(path);
   const whole = resolve(path);
   const name = basename(whole);
   if (path === '' || name === '') {
