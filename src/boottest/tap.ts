@@ -44,7 +44,10 @@ function point({ test, verdict, finding, durationMs, logs }: TestResult, number:
   return `not ok ${number} - ${name}\n  ---\n${fields.map((field) => `  ${field}\n`).join('')}  ...\n`;
 }
 
-/** JSON's strings are YAML's. */
+/** JSON's strings are YAML's, but for control characters beyond ASCII, which a terminal obeys, too. */
 function yamlText(text: string): string {
-  return JSON.stringify(text);
+  return JSON.stringify(text).replaceAll(
+    /[\u007f-\u009f\u2028\u2029\ufeff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }

@@ -124,8 +124,10 @@ describeKvm('killed at any moment', () => {
         again.kill('SIGTERM');
       }
       const status = await again.status;
-    const expected = through === undefined ? [143, 'SIGTERM'] : [through];
-    expect({ status, stderr: again.output.stderr, good: expected.includes(status ?? '') }).toMatchObject({ good: true });
+      const expected = through === undefined ? [143, 'SIGTERM'] : [through];
+      expect({ status, stderr: again.output.stderr, good: expected.includes(status ?? '') }).toMatchObject({
+        good: true,
+      });
       expect(again.hasGroup()).toBe(false);
       expect(existsSync(`/sys/class/net/${TAP}`)).toBe(false);
     },
