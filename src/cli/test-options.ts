@@ -7,7 +7,7 @@ import { suggest } from '../config/nearest.js';
 import { EXIT_CODES } from './exit-codes.js';
 
 /** The options, for parsing and help. */
-const OPTIONS = [
+export const TEST_OPTIONS = [
   {
     name: 'jobs',
     usage: 'N',
@@ -18,7 +18,7 @@ const OPTIONS = [
   { name: 'tap', usage: '', help: 'Print the results in the Test Anything Protocol on standard output' },
 ] as const;
 
-const VALUED: readonly string[] = OPTIONS.filter(({ usage }) => usage !== '').map(({ name }) => name);
+const VALUED: readonly string[] = TEST_OPTIONS.filter(({ usage }) => usage !== '').map(({ name }) => name);
 
 export interface TestCommand {
   readonly specs: readonly string[];
@@ -55,7 +55,7 @@ export function parseTestCommand(args: readonly string[]): TestCommand | 'help' 
       'no such option of tsvmm test',
       suggest(
         name,
-        OPTIONS.map((option) => `--${option.name}`),
+        TEST_OPTIONS.map((option) => `--${option.name}`),
       ),
     );
   }
@@ -75,7 +75,7 @@ export function parseTestCommand(args: readonly string[]): TestCommand | 'help' 
 
 /** The help of `tsvmm test`. */
 export function testHelp(): string {
-  const options = OPTIONS.map(({ name, usage, help }) => `  ${`--${name} ${usage}`.padEnd(18)}  ${help}`);
+  const options = TEST_OPTIONS.map(({ name, usage, help }) => `  ${`--${name} ${usage}`.padEnd(18)}  ${help}`);
   const codes = EXIT_CODES.map(([code, meaning]) => `  ${String(code).padStart(3)}  ${meaning}`);
   return [
     'tsvmm test [options] SPEC...',

@@ -20,7 +20,7 @@ const EXIT_UNREACHABLE = 3;
 
 const SOCKET_VARIABLE = 'TSVMM_API_SOCKET';
 
-const OPTIONS = {
+export const CTL_OPTIONS = {
   'api-socket': { type: 'string' },
   json: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
@@ -84,7 +84,7 @@ export function ctlHelp(): string {
 
 export function usageOf({ name, args, options }: CtlCommand): string {
   const optional = options.map((option) =>
-    OPTIONS[option].type === 'boolean' ? `[--${option}]` : optionUsage(option),
+    CTL_OPTIONS[option].type === 'boolean' ? `[--${option}]` : optionUsage(option),
   );
   return [name, ...args, ...optional].join(' ');
 }
@@ -95,7 +95,7 @@ function optionUsage(option: keyof CtlOptions): string {
 
 function parse(args: readonly string[]) {
   try {
-    return parseArgs({ args: [...args], options: OPTIONS, allowPositionals: true, strict: true });
+    return parseArgs({ args: [...args], options: CTL_OPTIONS, allowPositionals: true, strict: true });
   } catch (error) {
     // Node's first sentence says what is wrong; the rest is advice for programmers.
     const [problem = ''] = error instanceof Error ? error.message.split(/\. |\n/) : [];

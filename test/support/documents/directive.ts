@@ -5,7 +5,7 @@
 //   <!-- not tested: REASON -->              it is not, for this reason
 //   <!-- output[: part|numbers] -->          the block is what the one before it prints
 
-import { OUTPUT_MODES, type OutputMode } from './expected-output.js';
+import { isOutputMode, OUTPUT_MODES, type OutputMode } from './expected-output.js';
 import { GROUP_NAMES, type GroupName } from './groups.js';
 
 /** Options with a value; those of `LISTS` may be given again. */
@@ -18,6 +18,7 @@ const VALUES = [
   'input',
   'run',
   'type',
+  'output',
   'end',
   'into',
   'in',
@@ -51,7 +52,7 @@ export function readDirective(comment: string): Directive | undefined {
   const [, kind, colon, rest] = match;
   if (kind === 'output') {
     const how = rest === '' ? 'whole' : rest;
-    if (!isOneOf(OUTPUT_MODES, how)) throw new Error(`an output is "${OUTPUT_MODES.join('", "')}", not "${how}"`);
+    if (!isOutputMode(how)) throw new Error(`an output is "${OUTPUT_MODES.join('", "')}", not "${how}"`);
     return { kind, how };
   }
   if (colon === '') throw new Error(`"${kind}" is followed by a colon`);

@@ -5,6 +5,10 @@
 export const OUTPUT_MODES = ['whole', 'part', 'numbers'] as const;
 export type OutputMode = (typeof OUTPUT_MODES)[number];
 
+export function isOutputMode(text: string): text is OutputMode {
+  return (OUTPUT_MODES as readonly string[]).includes(text);
+}
+
 export interface ExpectedOutput {
   readonly text: string;
   readonly how: OutputMode;

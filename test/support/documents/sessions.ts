@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { ExpectedOutput } from './expected-output.js';
+import { type ExpectedOutput, isOutputMode, OUTPUT_MODES } from './expected-output.js';
 import { type Directive, readDirective, type TestDirective } from './directive.js';
 import type { GroupName } from './groups.js';
 import { type CodeBlock, readMarkdown } from './markdown.js';
@@ -90,6 +90,17 @@ export function planText(path: string, text: string): DocumentPlan {
     waiting = undefined;
   };
 
+  /** What follows `$` is a command, and the rest its output. */
+  const addTranscript = ({ line, text: both }: CodeBlock, directive: TestDirective): void => {
+    const { output: how = 'whole' } = directive.values;
+    const [command = '', ...output] = both.replace(/^\$ /, '').split(/(?<!\\)\n/);
+    if (!isOutputMode(how)) complain(line, `output=${how}: there are ${OUTPUT_MODES.join(', ')}`);
+    else {
+      const expected = { text: output.join('\n'), how, language: '' };
+      add({ line, kind: 'shell', language: 'sh', text: `${command}\n`, directive, output: expected });
+    }
+  };
+
   for (const part of readMarkdown(text)) {
     if (part.kind === 'prose') {
       endOfWaiting();
@@ -123,9 +134,11 @@ export function planText(path: string, text: string): DocumentPlan {
       continue;
     }
     last = undefined;
+    const isTranscript = block.language === '' && block.text.startsWith('$ ');
     if (directive === undefined) {
-      if (block.language !== '') complain(block.line, missing(block));
+      if (block.language !== '' || isTranscript) complain(block.line, missing(block));
     } else if (directive.kind === 'not tested') untested.push({ line: block.line, reason: directive.reason });
+    else if (isTranscript) addTranscript(block, directive);
     else if (!Object.hasOwn(KINDS, block.language) && directive.values.file === undefined) {
       complain(block.line, `a block of "${block.language}" cannot be tested but by file=`);
     } else {
@@ -155,7 +168,7 @@ function replaceLast(sessions: ReadonlyMap<string, { readonly steps: Step[] }>, 
 
 function missing({ language }: CodeBlock): string {
   return (
-    `this block of ${language} is not tested; write <!-- test: unit|kvm|linux [options] --> or ` +
+    `this block of ${language === '' ? 'a command' : language} is not tested; write <!-- test: unit|kvm|linux [options] --> or ` +
     '<!-- not tested: REASON --> before it (CONTRIBUTING.md, "Documents")'
   );
 }
