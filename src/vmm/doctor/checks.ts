@@ -75,15 +75,19 @@ const OLDEST_KERNEL = [4, 12] as const;
 const COMFORTABLE_MEMORY = 512 * MIB + 128 * MIB;
 /** Descriptors of a VM with a few devices and some hundred vsock connections. */
 const COMFORTABLE_DESCRIPTORS = 1024;
+/** Threads of Node, of a VM with a few vCPUs and of its devices. */
+const COMFORTABLE_THREADS = 64;
 
 /** Examines the host. Never throws for what it finds. */
 export async function diagnose(host: HostProbes): Promise<Diagnosis> {
   const checks: Check[] = [machineCheck(host), nodeCheck(host), kernelCheck(host)];
+  // Before anything is tried: what fails for a limit must not keep that limit from being read.
+  const surroundings = [virtualizationCheck(host), memoryCheck(host), ...limitChecks(host), hugePagesCheck(host)];
   const systemCalls = await systemCallsCheck(host);
   checks.push(systemCalls);
   const reachable = systemCalls.status === 'ok';
   if (reachable) checks.push(...(await kvmChecks(host)));
-  checks.push(virtualizationCheck(host), memoryCheck(host), ...limitChecks(host), hugePagesCheck(host));
+  checks.push(...surroundings);
   if (reachable) checks.push(await tapCheck(host), await socketCheck(host));
   return { usable: !checks.some(({ status }) => status === 'problem'), checks };
 }
@@ -171,6 +175,13 @@ async function kvmChecks(host: HostProbes): Promise<Check[]> {
   return [...checks, await guestCheck(host)];
 }
 
+/** What to do where a limit of this process was in the way, whatever the call was. */
+function limitMend(detail: string): string | undefined {
+  if (/\bEMFILE\b/.test(detail)) return `raise the limit of open files: ulimit -n ${COMFORTABLE_DESCRIPTORS}`;
+  if (/\bENFILE\b/.test(detail)) return 'the whole host is out of open files: sysctl fs.file-max, or end programs';
+  return undefined;
+}
+
 async function guestCheck(host: HostProbes): Promise<Check> {
   const name = 'vm';
   try {
@@ -179,7 +190,7 @@ async function guestCheck(host: HostProbes): Promise<Check> {
   } catch (error) {
     const { detail, mend } = halves(error);
     const advice = 'see `dmesg`; where KVM itself is emulated or nested, try another host';
-    return problem(name, `the built-in guest does not run: ${detail}`, mend ?? advice);
+    return problem(name, `the built-in guest does not run: ${detail}`, limitMend(detail) ?? mend ?? advice);
   }
 }
 
@@ -230,14 +241,21 @@ function meminfo(host: HostProbes, key: string): number | undefined {
   return kib === undefined ? undefined : Number(kib) * KIB;
 }
 
-/** What the control group of this process may use and has not used yet, with cgroup 2; undefined without a limit. */
-function controlGroupRoom(host: HostProbes): number | undefined {
+/**
+ * What the control group of this process, and those that it is in, may use of `what` and have not used yet, with cgroup 2;
+ * undefined without a limit.
+ */
+function controlGroupRoom(host: HostProbes, what: 'memory' | 'pids'): number | undefined {
   const path = /^0::(.*)$/m.exec(host.readText('/proc/self/cgroup') ?? '')?.[1];
   if (path === undefined) return undefined;
-  const directory = `/sys/fs/cgroup${path === '/' ? '' : path}`;
-  const limit = Number(host.readText(`${directory}/memory.max`)?.trim());
-  const used = Number(host.readText(`${directory}/memory.current`)?.trim());
-  return Number.isFinite(limit) && Number.isFinite(used) ? Math.max(0, limit - used) : undefined;
+  const parts = path.split('/').filter((part) => part !== '');
+  const rooms = [...parts.keys(), parts.length].flatMap((count) => {
+    const directory = ['/sys/fs/cgroup', ...parts.slice(0, count)].join('/');
+    const limit = Number(host.readText(`${directory}/${what}.max`)?.trim());
+    const used = Number(host.readText(`${directory}/${what}.current`)?.trim());
+    return Number.isFinite(limit) && Number.isFinite(used) ? [Math.max(0, limit - used)] : [];
+  });
+  return rooms.length === 0 ? undefined : Math.min(...rooms);
 }
 
 function memoryCheck(host: HostProbes): Check {
@@ -246,7 +264,7 @@ function memoryCheck(host: HostProbes): Check {
   if (available === undefined) {
     return warning(name, '/proc/meminfo does not say what is available', 'mount /proc for this process');
   }
-  const group = controlGroupRoom(host);
+  const group = controlGroupRoom(host, 'memory');
   const room = Math.min(available, group ?? available);
   const found = `${formatBytes(room)} available${group === room ? ' in this control group' : ''}`;
   if (room >= COMFORTABLE_MEMORY) return ok(name, found);
@@ -287,6 +305,16 @@ function limitChecks(host: HostProbes): Check[] {
   if (locked !== undefined) {
     const amount = Number.isFinite(locked.soft) ? formatBytes(locked.soft) : 'unlimited';
     checks.push(ok('locked memory', `${amount}; tsvmm locks none`));
+  }
+  const threads = controlGroupRoom(host, 'pids');
+  if (threads !== undefined && threads < COMFORTABLE_THREADS) {
+    checks.push(
+      warning(
+        'threads',
+        `${threads} more in this control group: each vCPU is one, and so are devices and what Node does beside`,
+        'raise pids.max of the group (TasksMax= of systemd, --pids-limit of a container)',
+      ),
+    );
   }
   const size = limit(host, 'Max address space');
   if (size !== undefined && size.soft < 8 * GIB) {
@@ -336,8 +364,8 @@ async function tapCheck(host: HostProbes): Promise<Check> {
         'make one as root: ip tuntap add dev tap0 mode tap user "$USER", then --net tap=tap0',
       );
     }
-    const mend = errno === EBUSY ? 'try again' : 'see `dmesg`';
-    return warning(name, `a tap cannot be made: ${messageOf(error)}`, mend);
+    const detail = `a tap cannot be made: ${messageOf(error)}`;
+    return warning(name, detail, limitMend(detail) ?? (errno === EBUSY ? 'try again' : 'see `dmesg`'));
   }
 }
 
@@ -348,6 +376,10 @@ async function socketCheck(host: HostProbes): Promise<Check> {
     return ok(name, `a Unix socket was made in ${host.socketDirectory}`);
   } catch (error) {
     const { detail, mend } = halves(error);
-    return warning(name, detail, mend ?? 'name another directory for sockets: TMPDIR for this check, --vsock socket=');
+    return warning(
+      name,
+      detail,
+      limitMend(detail) ?? mend ?? 'name another directory for sockets: TMPDIR for this check, --vsock socket=',
+    );
   }
 }

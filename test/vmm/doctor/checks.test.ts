@@ -138,6 +138,36 @@ const CASES: readonly Case[] = [
     mend: /--memory/,
   },
   {
+    what: 'a control group within one that has little room',
+    files: {
+      '/proc/self/cgroup': '0::/slice/box\n',
+      '/sys/fs/cgroup/slice/memory.max': `${512 * MIB}\n`,
+      '/sys/fs/cgroup/slice/memory.current': `${384 * MIB}\n`,
+      '/sys/fs/cgroup/slice/box/memory.max': 'max\n',
+      '/sys/fs/cgroup/slice/box/memory.current': '4096\n',
+    },
+    name: 'memory',
+    status: 'warning',
+    detail: /^128 MiB available in this control group$/,
+    mend: /--memory/,
+  },
+  {
+    what: 'a control group with few threads',
+    files: { '/sys/fs/cgroup/pids.max': '40\n', '/sys/fs/cgroup/pids.current': '20\n' },
+    name: 'threads',
+    status: 'warning',
+    detail: /^20 more in this control group/,
+    mend: /TasksMax=/,
+  },
+  {
+    what: 'a guest that runs out of descriptors',
+    changes: { runGuest: fails(new Error('EMFILE: too many open files, open x')) },
+    name: 'vm',
+    status: 'problem',
+    detail: /EMFILE/,
+    mend: /ulimit -n 1024/,
+  },
+  {
     what: 'no /proc',
     files: { '/proc/meminfo': undefined },
     name: 'memory',
@@ -225,7 +255,8 @@ describe('the doctor', () => {
     expect(usable).toBe(true);
     expect(checks.filter(({ status, mend }) => status !== 'ok' || mend !== undefined)).toEqual([]);
     const named = new Set(checks.map(({ name }) => name));
-    for (const { name } of CASES) if (name !== 'address space') expect(named).toContain(name);
+    const onlyWhenWrong = ['address space', 'threads'];
+    for (const { name } of CASES) if (!onlyWhenWrong.includes(name)) expect(named).toContain(name);
   });
 
   test.each(CASES)('$what: $status, with a mend', async ({ changes, files, name, status, detail, mend }) => {
@@ -248,6 +279,21 @@ describe('the doctor', () => {
     );
     expect(checks.map(({ name }) => name)).not.toEqual(expect.arrayContaining(['kvm']));
     expect(checks.filter(({ status }) => status !== 'ok').map(({ name }) => name)).toEqual(['koffi']);
+  });
+
+  test('limits are read before anything is tried that may run into them', async () => {
+    let tried = false;
+    const healthy = fakeHost();
+    const host = fakeHost({
+      readText: (path) => (tried ? undefined : healthy.readText(path)),
+      runGuest: () => {
+        tried = true;
+        return Promise.reject(new Error('EMFILE'));
+      },
+    });
+    const { checks } = await diagnose(host);
+    expect(checks.filter(({ status }) => status !== 'ok').map(({ name }) => name)).toEqual(['vm']);
+    expect(checks.map(({ name }) => name)).toContain('open files');
   });
 
   test('KVM is closed again, also when it makes no VM', async () => {
