@@ -124,7 +124,7 @@ describeKvm('the web example: its server', () => {
     expect((await example.ask('/guest/bytes/100000')).body).toHaveLength(100_000);
   });
 
-  test('cookies of the browser do not reach the guest, nor do names of other servers reach this one', async () => {
+  test('a request in the name of another server is refused', async () => {
     for (const host of ['evil.example', 'evil.example:80', '127.0.0.1', '127.0.0.1:1']) {
       expect((await example.ask('/', { headers: { host } })).status).toBe(403);
     }
@@ -354,7 +354,7 @@ describeKvm('the web example: its page', () => {
         await type(text);
         await seen(text);
       }
-      // What a guest says of a line is text, too, escape sequences and all; this is how it answers to one.
+      // The guest has printed each of them itself, as the echo of what was typed.
       await seen('unknown command; type help');
       expect(await page.locator('#console').locator(':not(div)').count()).toBe(0);
       expect(await page.locator('iframe').count()).toBe(1);
