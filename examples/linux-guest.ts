@@ -71,6 +71,7 @@ export async function savedLinux(
       serial: { mode: 'Null' },
       vsock: { cid: 3 },
     });
+    console.error('the guest boots');
     await vm.start();
     try {
       await vm.agent.waitReady({ timeout: BOOT_LIMIT_MS, signal });

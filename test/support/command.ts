@@ -48,8 +48,8 @@ export class Command {
   }
 
   /** Resolves when `pattern` is found in what was printed to `stream`; fails when that can no longer happen. */
-  async waitFor(stream: 'stdout' | 'stderr', pattern: RegExp): Promise<void> {
-    const deadline = performance.now() + OUTPUT_LIMIT_MS;
+  async waitFor(stream: 'stdout' | 'stderr', pattern: RegExp, limitMs = OUTPUT_LIMIT_MS): Promise<void> {
+    const deadline = performance.now() + limitMs;
     while (!pattern.test(this.output[stream])) {
       const left = deadline - performance.now();
       if (left <= 0 || !running.has(this)) {

@@ -37,21 +37,28 @@ function expectNothingLeft(command: Command): void {
 }
 
 describe('options of the examples', () => {
-  test.each(['chat', 'pool'])('%s: --help prints the usage, and what is unknown is refused with it', async (name) => {
-    const help = example(name, '--help');
-    expect(await help.status).toBe(0);
-    expect(help.output.stdout).toContain(`usage: node dist/examples/${name}.js`);
-    const wrong = example(name, '--frobnicate');
-    expect(await wrong.status).toBe(2);
-    expect(wrong.output.stderr).toContain("Unknown option '--frobnicate'");
-    expect(wrong.output.stderr).toContain('usage: ');
-  });
+  test.each(['chat', 'pool', 'sandbox', 'logs'])(
+    '%s: --help prints the usage, and what is unknown is refused with it',
+    async (name) => {
+      const help = example(name, '--help');
+      expect(await help.status).toBe(0);
+      expect(help.output.stdout).toContain(`usage: node dist/examples/${name}.js`);
+      const wrong = example(name, '--frobnicate');
+      expect(await wrong.status).toBe(2);
+      expect(wrong.output.stderr).toContain("Unknown option '--frobnicate'");
+      expect(wrong.output.stderr).toContain('usage: ');
+    },
+  );
 
   test.each([
     ['pool', ['--max', '0'], '--max: "0" is not a whole number from 1 to 1000'],
     ['pool', ['--min', '3', '--max', '2'], '--min: "3" is not a whole number from 0 to 2'],
     ['pool', ['--kernel', 'vmlinux', '--crash', '2'], '--crash: only the built-in guest'],
     ['chat', ['hello'], "Unexpected argument 'hello'"],
+    ['sandbox', ['--timeout', 'soon'], '--timeout: "soon" is not a whole number from 1 to 86400'],
+    ['sandbox', ['--env', '=1', 'script.sh'], '--env: "=1" is not NAME=VALUE'],
+    ['sandbox', ['one.sh', 'two.sh'], 'one file with code is enough, and "two.sh" is another'],
+    ['logs', ['--metrics-port', '70000'], '--metrics-port: "70000" is not a whole number from 0 to 65535'],
     ['stream', ['none'], 'usage: node dist/examples/stream.js'],
   ])('%s %j is refused', async (name, args, message) => {
     const command = example(name, ...args);
