@@ -11,11 +11,9 @@
 #include "session.h"
 #include <linux/mount.h>
 #include <linux/reboot.h>
-#include <linux/sockios.h>
 
 #define RAMFS_MAGIC 0x858458f6L
 #define TMPFS_MAGIC 0x01021994L
-#define SOCK_DGRAM 2
 #define S_IFCHR 0020000
 #define MNT_DETACH 2
 
@@ -40,15 +38,6 @@ struct input_event {
     int value;
 };
 _Static_assert(sizeof(struct input_event) == 24, "linux/input.h");
-
-// netdevice(7). Its own header wants a C library.
-struct interface_request {
-    char name[16];
-    short flags;
-    u8 rest[22];
-};
-_Static_assert(sizeof(struct interface_request) == 40, "linux/if.h");
-#define IFF_UP 1
 
 struct file_system_status {
     long type, rest[14];
@@ -175,18 +164,6 @@ static void mount_all(void)
     sys2(symlink, "/proc/self/fd/0", "/dev/stdin");
     sys2(symlink, "/proc/self/fd/1", "/dev/stdout");
     sys2(symlink, "/proc/self/fd/2", "/dev/stderr");
-}
-
-static void bring_up_loopback(void)
-{
-    struct interface_request request = {"lo", IFF_UP, {0}};
-    int fd = (int)sys3(socket, AF_INET, SOCK_DGRAM | O_CLOEXEC, 0);
-    if (fd < 0)
-        return;
-    long error = sys3(ioctl, fd, SIOCSIFFLAGS, &request);
-    if (error < 0)
-        say_error("cannot bring up ", "lo", error);
-    close_fd(fd);
 }
 
 // ---- The root that the kernel's command line names
@@ -577,7 +554,9 @@ char **become_init(char **environment)
         shut_down(LINUX_REBOOT_CMD_POWER_OFF);
     }
     mount_all();
-    bring_up_loopback();
+    long error = raise_loopback();
+    if (error < 0)
+        say_error("cannot bring up ", "lo", error);
     open_inputs();
     supervise_agent();
     return init_environment(environment);

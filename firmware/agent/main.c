@@ -3,9 +3,9 @@
 // The guest agent: listens for the host, gives each connection a process of its own, and calls the host when it is
 // ready. README.md describes it, docs/agent.md the protocol.
 //
-//   tsvmm-agent [--port N] [--ready-port N] [--daemon]
-//   tsvmm-agent --init [--port N] [--ready-port N]      as process 1
-//   tsvmm-agent --unix PATH [--ready-unix PATH]         for tests, without a VM
+//   tsvmm-agent [--port N] [--ready-port N] [--service-port N] [--services FOLDER] [--daemon]
+//   tsvmm-agent --init [--port N] ...                   as process 1
+//   tsvmm-agent --unix PATH [--ready-unix PATH] [--service-unix PATH] ...         for tests, without a VM
 //
 // Only the host (CID 2) is served: whoever may talk to the agent may do anything in the guest.
 
@@ -17,32 +17,21 @@
 #define EXIT_FAILURE_STATUS 1
 #define EXIT_USAGE_STATUS 2
 #define LONGEST_PAUSE_SECONDS 64U
-#define UNIX_PATH_BYTES 108
+#define DEFAULT_SERVICES_FOLDER "/run/tsvmm"
 #define INIT_PID 1
 
-struct sockaddr_vm {
-    u16 family, reserved;
-    u32 port, cid;
-    u8 flags, zero[3];
-};
-_Static_assert(sizeof(struct sockaddr_vm) == 16, "vsock(7)");
-
-struct sockaddr_un {
-    u16 family;
-    char path[UNIX_PATH_BYTES];
-};
-_Static_assert(sizeof(struct sockaddr_un) == 110, "unix(7)");
-
-union address {
-    u16 family;
-    struct sockaddr_vm vm;
-    struct sockaddr_un local;
-};
-
 struct options {
-    u32 port, ready_port;
-    const char *local, *ready_local;
+    u32 port, ready_port, service_port;
+    const char *local, *ready_local, *service_local, *services;
     bool daemon, init;
+};
+
+// Sessions ask for what they need of them.
+static struct options options = {
+    .port = DEFAULT_AGENT_PORT,
+    .ready_port = DEFAULT_READY_PORT,
+    .service_port = DEFAULT_SERVICE_PORT,
+    .services = DEFAULT_SERVICES_FOLDER,
 };
 
 static void say(const char *text)
@@ -69,15 +58,14 @@ static void refuse(const char *argument)
         return;
     say("tsvmm-agent: cannot make sense of ");
     say(argument);
-    say("\nusage: tsvmm-agent [--port N] [--ready-port N] [--daemon]\n"
-        "       tsvmm-agent --init [--port N] [--ready-port N]     as process 1\n"
-        "       tsvmm-agent --unix PATH [--ready-unix PATH] [--daemon]\n");
+    say("\nusage: tsvmm-agent [--port N] [--ready-port N] [--service-port N] [--services FOLDER] [--daemon]\n"
+        "       tsvmm-agent --init [the same options]     as process 1\n"
+        "       tsvmm-agent --unix PATH [--ready-unix PATH] [--service-unix PATH] [--services FOLDER] [--daemon]\n");
     exit_process(EXIT_USAGE_STATUS);
 }
 
-static struct options read_options(int argc, char **argv)
+static void read_options(int argc, char **argv)
 {
-    struct options options = {DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, NULL, NULL, false, false};
     for (int i = 1; i < argc; i++) {
         if (same_text(argv[i], "--daemon")) {
             options.daemon = true;
@@ -97,16 +85,20 @@ static struct options read_options(int argc, char **argv)
             known = (options.local = value) != NULL && text_length(value) < UNIX_PATH_BYTES;
         else if (value != NULL && same_text(argv[i], "--ready-unix"))
             known = (options.ready_local = value) != NULL && text_length(value) < UNIX_PATH_BYTES;
+        else if (value != NULL && same_text(argv[i], "--service-port"))
+            known = read_decimal(value, &options.service_port);
+        else if (value != NULL && same_text(argv[i], "--service-unix"))
+            known = (options.service_local = value) != NULL && text_length(value) < UNIX_PATH_BYTES;
+        else if (value != NULL && same_text(argv[i], "--services"))
+            known = (options.services = value) != NULL && value[0] == '/';
         if (known)
             i++;
         else
             refuse(argv[i]);
     }
-    return options;
 }
 
-// Returns its size.
-static u32 make_address(union address *address, const char *path, u32 cid, u32 port)
+u32 make_address(union address *address, const char *path, u32 cid, u32 port)
 {
     *address = (union address){0};
     if (path != NULL) {
@@ -118,10 +110,10 @@ static u32 make_address(union address *address, const char *path, u32 cid, u32 p
     return sizeof address->vm;
 }
 
-static int open_listener(const struct options *options)
+static int open_listener(void)
 {
     union address address;
-    u32 size = make_address(&address, options->local, VMADDR_CID_ANY, options->port);
+    u32 size = make_address(&address, options.local, VMADDR_CID_ANY, options.port);
     int fd = (int)sys3(socket, address.family, SOCK_STREAM | O_CLOEXEC, 0);
     if (fd < 0)
         die("no vsock socket can be made; does the kernel have CONFIG_VIRTIO_VSOCKETS?", fd);
@@ -137,12 +129,29 @@ static int open_listener(const struct options *options)
     return fd;
 }
 
-// Tells the host that the agent listens, and again when that connection has ended: the VM may have been restored from
-// a snapshot, or the host's program started anew. A host that does not listen costs a call a minute.
-static _Noreturn void call_host(const struct options *options)
+int connect_to_services(void)
 {
     union address address;
-    u32 size = make_address(&address, options->ready_local, VMADDR_CID_HOST, options->ready_port);
+    u32 size = make_address(&address, options.service_local, VMADDR_CID_HOST, options.service_port);
+    int fd = (int)sys3(socket, address.family, SOCK_STREAM | O_CLOEXEC, 0);
+    long error = fd < 0 ? fd : sys3(connect, fd, &address, size);
+    if (error == 0)
+        return fd;
+    close_fd(fd);
+    return (int)error;
+}
+
+const char *services_folder(void)
+{
+    return options.services;
+}
+
+// Tells the host that the agent listens, and again when that connection has ended: the VM may have been restored from
+// a snapshot, or the host's program started anew. A host that does not listen costs a call a minute.
+static _Noreturn void call_host(void)
+{
+    union address address;
+    u32 size = make_address(&address, options.ready_local, VMADDR_CID_HOST, options.ready_port);
     u32 pause = 1;
     for (;;) {
         connection = (int)sys3(socket, address.family, SOCK_STREAM | O_CLOEXEC, 0);
@@ -205,7 +214,7 @@ static void occupy_standard_descriptors(void)
 
 int agent_main(int argc, char **argv, char **environment)
 {
-    struct options options = read_options(argc, argv);
+    read_options(argc, argv);
     if (sys0(getpid) == INIT_PID) {
         options.daemon = false;
         environment = become_init(environment);
@@ -217,7 +226,7 @@ int agent_main(int argc, char **argv, char **environment)
     ignore_signal(SIGPIPE);
     // Sessions are not waited for.
     ignore_signal(SIGCHLD);
-    int listener = open_listener(&options);
+    int listener = open_listener();
     if (options.daemon) {
         long child = sys0(fork);
         if (child != 0)
@@ -230,7 +239,7 @@ int agent_main(int argc, char **argv, char **environment)
             close_fd(listener);
             sys2(prctl, PR_SET_PDEATHSIG, SIGKILL);
             if (sys0(getppid) == agent)
-                call_host(&options);
+                call_host();
             exit_process(0);
         }
     }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The protocol of docs/agent.md, version 1: its numbers. src/agent/protocol.ts has the same.
+// The protocol of docs/agent.md, version 2: its numbers. src/agent/protocol.ts has the same.
 
 #ifndef AGENT_PROTOCOL_H
 #define AGENT_PROTOCOL_H
 
 #define AGENT_MAGIC 0x41767374U // "tsvA"
-#define AGENT_VERSION 1U
+#define AGENT_VERSION 2U
 
 #define DEFAULT_AGENT_PORT 7350U
 #define DEFAULT_READY_PORT 7351U
+#define DEFAULT_SERVICE_PORT 7352U
 
 // le32 length of the payload, le32 type; then the payload.
 #define FRAME_HEADER 8U
@@ -51,8 +52,16 @@ enum frame_type {
 
     FRAME_METRICS = 48, // empty from the host; lines "name number" from the agent
 
-    FRAME_FORWARD = 49,   // le32 TCP port
-    FRAME_CONNECTED = 50, // from here on there are no frames, but the connection's bytes
+    // Connections: after CONNECTED there are BYTES and BYTES_END both ways.
+    FRAME_FORWARD = 49, // le32 TCP port
+    FRAME_CONNECTED = 50,
+    FRAME_BYTES = 51,
+    FRAME_BYTES_END = 52, // empty; this side sends no more
+
+    // Services of the host.
+    FRAME_SERVE = 53, // le32 TCP port or 0, name; the session lasts as long as the service
+    FRAME_SERVING = 54,
+    FRAME_SERVICE = 55, // name; from the guest, to the host's port for services
 };
 
 #define EXEC_CLEAR_ENV 1U
@@ -73,6 +82,8 @@ enum error_code {
     ERROR_CHECKSUM = 13,
     ERROR_REFUSED = 14,
     ERROR_NO_PROCESS = 15,
+    ERROR_GUEST_PORT = 16,
+    ERROR_NO_SERVICE = 17, // from the host only
 };
 
 #endif

@@ -16,7 +16,7 @@ static u8 outgoing_frame[FRAME_HEADER + FRAME_MAX];
 
 enum received receive(struct frame *frame, int flags)
 {
-    // Never more than the frame at hand: what follows may be bytes of a forwarded connection.
+    // Never more than the frame at hand: what follows may be for the relay of a connection.
     for (;;) {
         u32 want = FRAME_HEADER;
         if (incoming_have >= FRAME_HEADER) {
@@ -44,13 +44,17 @@ enum received receive(struct frame *frame, int flags)
     return RECEIVED_FRAME;
 }
 
+int keep_only(int fd)
+{
+    if (fd != 3)
+        sys2(dup2, fd, 3);
+    sys3(close_range, 4, ~0U, 0);
+    return 3;
+}
+
 void close_files(void)
 {
-    if (connection != 3) {
-        sys2(dup2, connection, 3);
-        connection = 3;
-    }
-    sys3(close_range, 4, ~0U, 0);
+    connection = keep_only(connection);
 }
 
 static void clean_up_once(void)
@@ -157,14 +161,21 @@ static void greet(void)
     if (frame.type != FRAME_HELLO || frame.length < 8 || load_u32(frame.payload) != AGENT_MAGIC)
         fail_protocol("the first frame is not a greeting");
     if (load_u32(frame.payload + 4) != AGENT_VERSION)
-        fail(ERROR_VERSION, 0, "the agent speaks version 1 only");
+        fail(ERROR_VERSION, 0, "the agent speaks version 2 only");
+}
+
+void begin_session(int fd)
+{
+    connection = fd;
+    incoming_have = 0;
+    clean_up = NULL;
+    greet();
 }
 
 _Noreturn void serve(int fd, char **environment)
 {
     struct frame frame;
-    connection = fd;
-    greet();
+    begin_session(fd);
     for (;;) {
         receive_or_exit(&frame);
         switch (frame.type) {
@@ -191,6 +202,8 @@ _Noreturn void serve(int fd, char **environment)
         case FRAME_FORWARD:
             forward(&frame);
             exit_process(0);
+        case FRAME_SERVE:
+            serve_service(&frame);
         default:
             fail_protocol("a frame is of no kind that can come here");
         }

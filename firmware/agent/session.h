@@ -31,6 +31,10 @@ extern void (*clean_up)(void);
 void close_files(void);
 
 _Noreturn void serve(int fd, char **environment);
+// Greets at a new connection, in a process that was another session's until now.
+void begin_session(int fd);
+// Closes everything but `fd` and the standard descriptors; its number from then on.
+int keep_only(int fd);
 
 // Takes the next frame. `flags`: 0 or MSG_DONTWAIT.
 enum received receive(struct frame *frame, int flags);
@@ -61,5 +65,44 @@ void receive_tree(struct frame *request);
 void send_tree(struct frame *request);
 void send_metrics(void);
 void forward(struct frame *request);
+_Noreturn void serve_service(struct frame *request);
+
+// Brings the loopback interface up: an initramfs of a few programs has nobody who does. 0 or -errno.
+long raise_loopback(void);
+// A socket of 127.0.0.1 that listens and does not block, or -errno.
+long listen_at_loopback(u32 port, int backlog);
+// Carries a connection inside the guest until it has ended both ways, or is broken: its end is a reset then.
+void relay(int local, bool tcp);
+// Whether closing a TCP connection resets it.
+void reset_on_close(int fd, bool reset);
+
+// A new connection to where the host answers for its services, or -errno.
+int connect_to_services(void);
+// Where the sockets of services are.
+const char *services_folder(void);
+
+#define UNIX_PATH_BYTES 108
+
+struct sockaddr_vm {
+    u16 family, reserved;
+    u32 port, cid;
+    u8 flags, zero[3];
+};
+_Static_assert(sizeof(struct sockaddr_vm) == 16, "vsock(7)");
+
+struct sockaddr_un {
+    u16 family;
+    char path[UNIX_PATH_BYTES];
+};
+_Static_assert(sizeof(struct sockaddr_un) == 110, "unix(7)");
+
+union address {
+    u16 family;
+    struct sockaddr_vm vm;
+    struct sockaddr_un local;
+};
+
+// That of a Unix socket where there is a path, else of vsock. Returns its size.
+u32 make_address(union address *address, const char *path, u32 cid, u32 port);
 
 #endif

@@ -55,7 +55,12 @@ static inline long syscall6(long number, long a, long b, long c, long d, long e,
 #define AF_INET 2
 #define AF_VSOCK 40
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define SOCK_CLOEXEC O_CLOEXEC
+#define SOCK_NONBLOCK O_NONBLOCK
 #define SOL_SOCKET 1
+#define SO_REUSEADDR 2
+#define SO_LINGER 13
 #define SO_RCVTIMEO 20
 #define SO_SNDTIMEO 21
 #define MSG_DONTWAIT 0x40
@@ -65,6 +70,7 @@ static inline long syscall6(long number, long a, long b, long c, long d, long e,
 #define S_IFDIR 0040000
 #define S_IFREG 0100000
 #define S_IFLNK 0120000
+#define S_IFSOCK 0140000
 #define WNOHANG 1
 #define PR_SET_PDEATHSIG 1
 

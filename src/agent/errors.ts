@@ -34,12 +34,14 @@ export type AgentErrorCode =
   | 'UNSUPPORTED_FILE'
   /** What arrived is not what was sent. */
   | 'CHECKSUM'
-  /** Nobody answers at that TCP port of the guest. */
+  /** Nobody answers at that port of the guest, or where a service of the host is to be. */
   | 'REFUSED'
   /** The guest is out of processes, descriptors or memory. */
   | 'NO_PROCESS'
   /** The host's port is taken, or not for this user. */
   | 'HOST_PORT'
+  /** The guest's port or socket for a service of the host cannot be had. */
+  | 'GUEST_PORT'
   /** Any other failure of a file operation; `errno` says which. */
   | 'IO';
 
@@ -77,4 +79,10 @@ function printable(text: string): string {
     const code = character.codePointAt(0) ?? 0;
     return `\\u{${code.toString(16)}}`;
   });
+}
+
+/** What an error says, whatever it is; by its shape, since errors of Node's own may be of another realm. */
+export function messageOf(error: unknown): string {
+  const { message } = (error ?? {}) as { readonly message?: unknown };
+  return typeof message === 'string' ? message : String(error);
 }

@@ -7,8 +7,9 @@ import type { CopyOptions, CopyOutOptions } from './copy.js';
 import { AgentError } from './errors.js';
 import type { GuestMetrics } from './metrics.js';
 import type { ExecOptions, GuestProcess, RunOptions, RunResult } from './program.js';
-import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT } from './ports.js';
+import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, DEFAULT_SERVICE_PORT } from './ports.js';
 import type { PublishedPort, PublishOptions } from './publish.js';
+import type { ExposedService, ExposeOptions, HostServices } from './services.js';
 import type { AgentTransport } from './transport.js';
 
 export interface AgentPorts {
@@ -16,6 +17,8 @@ export interface AgentPorts {
   readonly port?: number;
   /** Where it calls the host: its `--ready-port`. */
   readonly readyPort?: number;
+  /** Where the guest asks for services of the host: its `--service-port`. */
+  readonly servicePort?: number;
 }
 
 /** How long to wait for the agent. */
@@ -42,16 +45,19 @@ interface Waiter {
 export class GuestAgent {
   private readonly transport: AgentTransport;
   private readonly port: number;
+  private readonly servicePort: number;
   /** The agent's calls that have not ended: as long as there is one, it is up. */
   private readonly calls = new Set<Duplex>();
   private readonly waiters = new Set<Waiter>();
   private readonly published = new Set<PublishedPort>();
+  private services: HostServices | undefined;
   private ended = false;
 
   /** @internal A VM makes its own. */
   constructor(transport: AgentTransport, ports: AgentPorts = {}) {
     this.transport = transport;
     this.port = ports.port ?? DEFAULT_AGENT_PORT;
+    this.servicePort = ports.servicePort ?? DEFAULT_SERVICE_PORT;
     transport.listen(ports.readyPort ?? DEFAULT_READY_PORT, (call) => {
       this.takeCall(call);
     });
@@ -212,13 +218,32 @@ export class GuestAgent {
    */
   async publish(options: PublishOptions): Promise<PublishedPort> {
     const { publishPort } = await import('./publish.js');
-    const published = await publishPort(this.transport, this.port, options);
+    const { reachTcp } = await import('./reach.js');
+    const { transport, port } = this;
+    const waitReady = (signal: AbortSignal): Promise<void> => this.waitReady({ signal });
+    const reach = reachTcp({ transport, port, waitReady }, options.guestPort);
+    const published = await publishPort(options, reach, transport.warn);
     if (this.hasEnded()) {
       await published.close();
       throw gone();
     }
     this.published.add(published);
     return published;
+  }
+
+  /**
+   * Lets programs in the guest reach a service of the host, or of this program, by its name: at the Unix socket
+   * `/run/tsvmm/NAME.sock` there, and at a TCP port of 127.0.0.1 if `guestPort` says so. The agent listens for it from its
+   * next call on, or at once if it is there; `waitListening` of what is returned waits for that. Rejects with RangeError for
+   * what cannot be, AgentError GUEST_GONE after the VM's end, or VsockError PORT_IN_USE when the program listens at the
+   * host's vsock port 7352 itself.
+   */
+  async expose(options: ExposeOptions): Promise<ExposedService> {
+    const { HostServices } = await import('./services.js');
+    if (this.hasEnded()) throw gone();
+    const { transport, port, servicePort } = this;
+    this.services ??= new HostServices({ transport, port, servicePort, isUp: () => this.calls.size > 0 });
+    return this.services.expose(options);
   }
 
   /** Settles at once when the agent's call is there, or with its next one. */
@@ -263,6 +288,7 @@ export class GuestAgent {
     call.on('end', () => call.destroy());
     call.resume();
     for (const waiter of [...this.waiters]) waiter.resolve();
+    this.services?.agentCalled();
   }
 
   /** A method, since it changes while one waits. */
@@ -276,6 +302,7 @@ export class GuestAgent {
     for (const call of this.calls) call.destroy();
     for (const published of this.published) void published.close();
     this.published.clear();
+    this.services?.close();
   }
 }
 

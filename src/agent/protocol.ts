@@ -5,7 +5,7 @@ import { AgentError, type AgentErrorCode } from './errors.js';
 
 /** "tsvA" */
 export const MAGIC = 0x41767374;
-export const VERSION = 1;
+export const VERSION = 2;
 
 /** le32 length of the payload, le32 type. */
 export const FRAME_HEADER = 8;
@@ -42,6 +42,11 @@ export const FRAME = {
   METRICS: 48,
   FORWARD: 49,
   CONNECTED: 50,
+  BYTES: 51,
+  BYTES_END: 52,
+  SERVE: 53,
+  SERVING: 54,
+  SERVICE: 55,
 } as const;
 
 export const EXEC_CLEAR_ENV = 1;
@@ -53,6 +58,10 @@ export interface Frame {
   readonly type: number;
   readonly payload: Buffer;
 }
+
+/** Errors that this side tells the agent's. */
+export const ERROR_REFUSED = 14;
+export const ERROR_NO_SERVICE = 17;
 
 /** enum error_code, and what to say of each; `what` is the path, program or reason that the agent names. */
 const ERRORS: Readonly<Record<number, readonly [AgentErrorCode, (what: string) => string]>> = {
@@ -74,6 +83,7 @@ const ERRORS: Readonly<Record<number, readonly [AgentErrorCode, (what: string) =
   13: ['CHECKSUM', (what) => `${what} arrived in the guest other than it was sent`],
   14: ['REFUSED', (what) => what],
   15: ['NO_PROCESS', (what) => `the guest is out of processes or memory: ${what}`],
+  16: ['GUEST_PORT', (what) => `the guest cannot listen at ${what}; something else may use it there`],
 };
 
 /** The failure that an ERROR frame tells of. */
@@ -121,11 +131,6 @@ export class FrameParser {
       this.drop(whole.length);
       yield { type: whole.readUInt32LE(4), payload: whole.subarray(FRAME_HEADER) };
     }
-  }
-
-  /** What came behind the last frame. */
-  rest(): Buffer {
-    return this.look(this.have);
   }
 
   /** The next `count` bytes as one piece; that many are there. */

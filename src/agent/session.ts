@@ -83,6 +83,11 @@ export class AgentSession {
     }
   }
 
+  /** Of a connection that the guest has made; not greeted yet. */
+  static of(stream: Duplex): AgentSession {
+    return new AgentSession(stream);
+  }
+
   /** Connects and greets. Rejects with AgentError. */
   static async open(transport: AgentTransport, port: number, limits: ConnectLimits = {}): Promise<AgentSession> {
     const { timeout = GREETING_LIMIT_MS, signal } = limits;
@@ -96,8 +101,7 @@ export class AgentSession {
     try {
       session = new AgentSession(await transport.connect(port, { timeout, signal }));
       if (stop.aborted) session.destroy();
-      session.send(FRAME.HELLO, words(MAGIC, VERSION));
-      checkGreeting(await session.expect(FRAME.HELLO));
+      await session.greet();
       return session;
     } catch (error) {
       session?.destroy();
@@ -105,6 +109,12 @@ export class AgentSession {
     } finally {
       stop.removeEventListener('abort', onStop);
     }
+  }
+
+  /** Says HELLO and hears it. Rejects with AgentError. */
+  async greet(): Promise<void> {
+    this.send(FRAME.HELLO, words(MAGIC, VERSION));
+    checkGreeting(await this.expect(FRAME.HELLO));
   }
 
   /** Returns whether more may follow at once. */
@@ -156,13 +166,6 @@ export class AgentSession {
     const frame = await this.receive();
     if (frame.type !== type || frame.payload.length < size) throw unexpected(frame);
     return frame.payload;
-  }
-
-  /** Frames are over: the rest is the stream's, and what of it has been read already is put back. */
-  release(): Duplex {
-    const rest = this.parser.rest();
-    if (rest.length > 0) this.stream.unshift(rest);
-    return this.stream;
   }
 
   /** Ends the session in order: the agent hangs up when it has seen that. */

@@ -6,6 +6,8 @@ export interface ConnectLimits {
   /** Milliseconds. */
   readonly timeout?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Wait for the guest's driver instead of failing with DRIVER_NOT_READY. */
+  readonly waitForDriver?: boolean | undefined;
 }
 
 export interface AgentTransport {
@@ -15,4 +17,6 @@ export interface AgentTransport {
   listen(port: number, onConnection: (stream: Duplex) => void): void;
   /** Settles when the VM has ended. */
   readonly ended: Promise<unknown>;
+  /** Tells whoever reads the VM's log of a connection that failed; not at any rate that a guest likes. */
+  readonly warn?: (message: string) => void;
 }

@@ -26,6 +26,7 @@ export interface MonitoredVm {
   readonly exited: Promise<VmExit>;
   readonly balloon: { resize(size: number): void };
   readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
+  readonly publishedPorts: readonly { readonly hostPort: number }[];
   start(): Promise<void>;
   stop(options?: { readonly graceMs?: number }): Promise<void>;
   pause(): Promise<void>;
@@ -54,7 +55,7 @@ export interface VmFactory {
 export type VmState = 'Created' | 'Running' | 'Paused' | 'Shutdown';
 
 export interface VmInfo {
-  /** As it was given, with the defaults; with the paths of pseudo-terminals, which the kernel has chosen. */
+  /** As it was given, with the defaults; with what the kernel has chosen: paths of pseudo-terminals, ports for 0. */
   readonly config: VmConfig;
   readonly state: VmState;
   /** Bytes: the memory without what the balloon has taken. */
@@ -240,7 +241,7 @@ export class Monitor {
     const { state, config } = life;
     const taken = 'vm' in life ? (life.vm.counters()[BALLOON]?.[BALLOON_ACTUAL] ?? 0) : 0;
     return {
-      config: 'vm' in life ? withPtyPaths(config, life.vm) : config,
+      config: 'vm' in life ? withChosenPorts(withPtyPaths(config, life.vm), life.vm) : config,
       state,
       memory_actual_size: Math.max(0, config.memory.size - taken),
     };
@@ -355,6 +356,16 @@ function alreadyCreated(): Refusal {
 function refuseOther(what: string, present: number, desired: number | undefined): void {
   if (desired === undefined || desired === present) return;
   throw new Refusal('NOT_SUPPORTED', `VM has ${present} ${what}, for good: processors and memory are not plugged in`);
+}
+
+function withChosenPorts(config: VmConfig, { publishedPorts }: MonitoredVm): VmConfig {
+  const { publish } = config;
+  if (publish === undefined) return config;
+  const chosen = publish.map((each, index) => ({
+    ...each,
+    host_port: publishedPorts[index]?.hostPort ?? each.host_port,
+  }));
+  return { ...config, publish: chosen };
 }
 
 function withPtyPaths(config: VmConfig, { consoles }: MonitoredVm): VmConfig {

@@ -1,6 +1,7 @@
 // What the command does for one VM: says where its consoles are, types at it what comes from the terminal, says how it ended.
 
 import type { VmConfig } from '../config/vm-config.js';
+import { formatHostPort } from '../platform/net-address.js';
 import type { Ending } from './ending.js';
 import { EXIT_CRASH, EXIT_OK, EXIT_PANIC } from './exit-codes.js';
 import { builtInGuestHints } from './hints.js';
@@ -20,8 +21,16 @@ export interface RunnableVm {
   readonly console: { write(bytes: Uint8Array): Promise<void> | void };
   /** Each console, with the path of its pseudo-terminal or socket. */
   readonly consoles: Readonly<Record<ConsoleSection, { readonly path: string | undefined } | undefined>>;
+  /** The ports that the configuration publishes, in its order. */
+  readonly publishedPorts: readonly RunningPort[];
   start(): Promise<void>;
   stop(options?: { readonly graceMs?: number }): Promise<void>;
+}
+
+/** A port of the host, where it is listened at. */
+export interface RunningPort {
+  readonly host: string;
+  readonly hostPort: number;
 }
 
 /** The consoles of a machine, as the configuration calls them. */
@@ -32,6 +41,7 @@ export function attend(config: VmConfig, vm: RunnableVm, host: Host, ending: End
   const onTerminal = config.serial.mode === 'Tty' || config.console.mode === 'Tty';
   const typesInto = onTerminal && host.stdin.isTTY === true;
   for (const line of pseudoTerminals(config, vm)) host.say(line);
+  for (const line of chosenPorts(config, vm.publishedPorts)) host.say(line);
   if (vm.builtInGuest) for (const hint of builtInGuestHints(config, typesInto)) host.say(hint);
   const terminal = onTerminal ? attachTerminal(vm, host, ending) : undefined;
   return () => {
@@ -45,6 +55,16 @@ function pseudoTerminals(config: VmConfig, vm: RunnableVm): string[] {
     const path = vm.consoles[section]?.path;
     const isPty = config[section]?.mode === 'Pty' && path !== undefined;
     return isPty ? [`--${section.replace('_', '-')} is at ${path}`] : [];
+  });
+}
+
+/** Where published ports are whose number the kernel has chosen: nobody can know otherwise. */
+export function chosenPorts({ publish = [] }: VmConfig, ports: readonly RunningPort[]): string[] {
+  return ports.flatMap(({ host, hostPort }, index) => {
+    const asked = publish[index];
+    if (asked?.host_port !== 0) return [];
+    const to = asked.guest_port === undefined ? `vsock:${asked.vsock_port ?? 0}` : String(asked.guest_port);
+    return [`--publish: ${formatHostPort(host, hostPort)} leads to ${to} of the guest`];
   });
 }
 

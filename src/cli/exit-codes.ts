@@ -58,6 +58,7 @@ const REQUEST_CODES = new Set<unknown>([
   'DISK_IN_USE',
   'DISK_IMAGE',
   'TAP',
+  'HOST_PORT',
   'TOO_MANY_DEVICES',
 ]);
 

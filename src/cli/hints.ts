@@ -8,12 +8,16 @@ const ECHO_PORT = 7;
 
 /** Lines for a user who runs the built-in guest. */
 export function builtInGuestHints(config: VmConfig, typesInto: boolean): string[] {
-  const socket = config.vsock?.socket;
+  const { vsock } = config;
+  const socket = vsock?.socket;
+  const leave = `leave with: ${typesInto ? 'Ctrl-C or Ctrl-A x' : 'Ctrl-C'}`;
+  // Without a socket it is there for published ports.
+  if (vsock !== undefined && socket === undefined) return [leave];
   const connect =
     socket === undefined
       ? `add vsock with: --vsock cid=3,socket=${EXAMPLE_SOCKET}`
       : `connect with: printf 'CONNECT ${ECHO_PORT}\\nhello\\n' | socat -t2 - ${shellQuote(`UNIX-CONNECT:${socket}`)}`;
-  return [connect, `leave with: ${typesInto ? 'Ctrl-C or Ctrl-A x' : 'Ctrl-C'}`];
+  return [connect, leave];
 }
 
 /** `word` as one word of the shell. */

@@ -12,7 +12,7 @@ import { runSubcommand, vmConfigOf } from './config.js';
 import { parseCommandLine } from './options.js';
 import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
 import type { Vm, VmEvent } from '../vmm/vm.js';
-import type { RunnableVm } from './attend.js';
+import { chosenPorts, type RunnableVm } from './attend.js';
 import type { Host } from './host.js';
 import { resumesAtOnce } from './restore.js';
 import { runVm } from './run.js';
@@ -118,7 +118,12 @@ async function guestProgram(args: readonly string[]): Promise<number> {
     const log = createLog(command.log);
     const logLevel = log.reaches('debug') ? 'debug' : 'info';
     try {
-      return await runGuestProgram(argv, () => createVm(config, { log: log.write, logLevel }), process, host());
+      const create = async (): Promise<Vm> => {
+        const vm = await createVm(config, { log: log.write, logLevel });
+        for (const line of chosenPorts(config, vm.publishedPorts)) say(line);
+        return vm;
+      };
+      return await runGuestProgram(argv, create, process, host());
     } finally {
       log.close();
     }
@@ -214,8 +219,16 @@ function makeFrom(directory: string): (config: VmConfig, options: MakeOptions) =
   return async (config, options) => {
     await prestart(config);
     const vm = await restoreVm(directory, { ...options, overrides: config });
-    const { builtInGuest, exited, console, consoles } = vm;
-    return { builtInGuest, exited, console, consoles, start: () => vm.resume(), stop: (how) => vm.stop(how) };
+    const { builtInGuest, exited, console, consoles, publishedPorts } = vm;
+    return {
+      builtInGuest,
+      exited,
+      console,
+      consoles,
+      publishedPorts,
+      start: () => vm.resume(),
+      stop: (how) => vm.stop(how),
+    };
   };
 }
 

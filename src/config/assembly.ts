@@ -23,6 +23,15 @@ export interface ConfigBase {
 /** Sections that an option sets as a whole: what goes with one mode of a console is wrong with another. */
 const WHOLE_SECTIONS: ReadonlySet<string> = new Set(['serial', 'console', 'debug_console']);
 
+/**
+ * Lists of what is the host's alone, no device of the guest: options replace those of a saved machine, whose guest knows
+ * nothing of them.
+ */
+const REPLACED_LISTS: ReadonlySet<string> = new Set(['publish', 'host_services']);
+
+/** By which field an option changes an element of the file's list instead of adding one. */
+const NAME_FIELDS: Readonly<Record<string, string>> = { host_services: 'name' };
+
 type Fields = Readonly<Record<string, unknown>>;
 
 export class Assembly {
@@ -44,7 +53,7 @@ export class Assembly {
   apply(spec: OptionSpec, text: string, which: string): void {
     const part: ConfigPart = spec.read(text, which);
     for (const [section, given] of Object.entries<unknown>(part)) {
-      if (Array.isArray(given)) for (const device of given as Fields[]) this.addDevice(section, device, which);
+      if (Array.isArray(given)) this.addDevices(section, given as Fields[], which);
       else if (typeof given === 'object' && given !== null) this.setFields(section, given as Fields, which);
       else this.set(section, given, section, which);
     }
@@ -67,11 +76,22 @@ export class Assembly {
     return { option, key, label: `${label}${set?.[1] ?? ''}` };
   };
 
+  private addDevices(section: string, devices: readonly Fields[], which: string): void {
+    const isFirst = ![...this.fromOptions.keys()].some((path) => isWithin(path, section));
+    const replaces = this.devicesFixed && isFirst && REPLACED_LISTS.has(section);
+    if (devices.length === 0 || replaces) this.config[section] = [];
+    for (const device of devices) this.addDevice(section, device, which);
+  }
+
   /** Adds a device, or changes the one that has its name already. */
   private addDevice(section: string, device: Fields, which: string): void {
     const devices = (this.config[section] ?? []) as readonly Fields[];
-    const named = device['id'] === undefined ? -1 : devices.findIndex(({ id }) => id === device['id']);
-    const meant = named < 0 && this.devicesFixed ? this.nextUntouched(section, devices.length) : named;
+    const name = NAME_FIELDS[section] ?? 'id';
+    const named = device[name] === undefined ? -1 : devices.findIndex((each) => each[name] === device[name]);
+    const meant =
+      named < 0 && this.devicesFixed && !REPLACED_LISTS.has(section)
+        ? this.nextUntouched(section, devices.length)
+        : named;
     if (meant < 0 || this.fromOptions.has(`${section}[${meant}]`)) {
       this.set(section, [...devices, device], `${section}[${devices.length}]`, which);
       return;

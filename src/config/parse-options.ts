@@ -2,6 +2,7 @@
 
 import { Assembly, type ConfigBase } from './assembly.js';
 import { ConfigError } from './config-error.js';
+import { withImpliedVsock } from './implied-vsock.js';
 import type { OptionSpec } from './option-spec.js';
 import { checkRules } from './rules/index.js';
 import type { FieldNames } from './rules/rule.js';
@@ -17,7 +18,8 @@ export type OptionTexts = ReadonlyMap<string, readonly string[]>;
  * Fields that an option names replace those of `base`; a device replaces the one of its name, or is one more.
  */
 export function parseVmOptions(texts: OptionTexts, base?: ConfigBase): VmConfig {
-  const { config, names } = assembleVmOptions(texts, base);
+  const { config: assembled, names } = assembleVmOptions(texts, base);
+  const config = withImpliedVsock(assembled);
   checkRules(config, names);
   return markValid(config);
 }

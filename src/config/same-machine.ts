@@ -40,6 +40,8 @@ const OF_THE_HOST: ReadonlySet<string> = new Set([
   'rng',
   'io_threads',
   'no_reboot',
+  'publish',
+  'host_services',
 ]);
 
 export interface Difference {

@@ -114,6 +114,15 @@ const vsock = z.strictObject({
   connect_timeout_ms: z.number().exactOptional(),
 });
 
+const publish = z.strictObject({
+  host: z.string().describe('Address of the host to listen at (127.0.0.1)').exactOptional(),
+  host_port: z.number().describe('TCP port of the host; 0 for one that is free'),
+  guest_port: z.number().describe('TCP port at 127.0.0.1 in the guest, reached by its agent').exactOptional(),
+  vsock_port: z.number().describe('vsock port of the guest, in the place of guest_port').exactOptional(),
+});
+
+const hostService = z.strictObject({ name: z.string(), port: z.number().exactOptional(), to: z.string() });
+
 const machine = z.strictObject({
   cpus: cpus.prefault({}),
   memory: memory.prefault({}),
@@ -131,6 +140,8 @@ const machine = z.strictObject({
   pvpanic: z.boolean().exactOptional(),
   io_threads: z.number().exactOptional(),
   no_reboot: z.boolean().exactOptional(),
+  publish: z.array(publish).exactOptional(),
+  host_services: z.array(hostService).exactOptional(),
 });
 
 export const vmConfigSchema = machine.transform(({ serial, ...rest }) => ({

@@ -3,6 +3,7 @@
 
 import { complainWith, byPath, type FieldNames } from './rules/rule.js';
 import { checkRules } from './rules/index.js';
+import { withImpliedVsock } from './implied-vsock.js';
 import { withoutForeignFields } from './foreign-fields.js';
 import { vmConfigSchema } from './schema.js';
 import { shapeError } from './shape-error.js';
@@ -15,7 +16,7 @@ import type { VmConfig } from './vm-config.js';
  * does the same by itself. Throws ConfigError about the first thing that is wrong.
  */
 export function validateVmConfig(input: unknown): VmConfig {
-  const config = completeVmConfig(input, byPath);
+  const config = withImpliedVsock(completeVmConfig(input, byPath));
   checkRules(config, byPath);
   return markValid(config);
 }

@@ -230,6 +230,28 @@ export interface VsockConfig {
   readonly connect_timeout_ms?: number;
 }
 
+/** A TCP port of the host that leads into the guest, over vsock. One of `guest_port` and `vsock_port` is there. */
+export interface PublishConfig {
+  /** Address of the host, such as `127.0.0.1` or `::1`. Absent: 127.0.0.1. */
+  readonly host?: string;
+  /** 0 to 65535; 0 for one that is free. */
+  readonly host_port: number;
+  /** TCP port at 127.0.0.1 in the guest, whose agent connects to it: 1 to 65535. */
+  readonly guest_port?: number;
+  /** vsock port of the guest: 0 to 4294967294. */
+  readonly vsock_port?: number;
+}
+
+/** A service of the host that programs in the guest reach by its name, through the agent. */
+export interface HostServiceConfig {
+  /** Letters, digits, and behind the first `-`, `_` and `.`; at most 63. It is `/run/tsvmm/NAME.sock` in the guest. */
+  readonly name: string;
+  /** TCP port at 127.0.0.1 in the guest, 1 to 65535. Absent: the socket alone. */
+  readonly port?: number;
+  /** Where it is on the host: `127.0.0.1:5432`, or the path of a Unix socket. */
+  readonly to: string;
+}
+
 /** A whole configuration, as `vm.config` has it. Spelt as Cloud Hypervisor's. */
 export interface VmConfig {
   /** Processors. */
@@ -264,6 +286,10 @@ export interface VmConfig {
   readonly io_threads?: number;
   /** Whether a guest's reboot ends the VM instead of starting it again. Absent: no. */
   readonly no_reboot?: boolean;
+  /** Ports of the host that lead into the guest. With some there is a vsock device, with CID 3 unless `vsock` says so. */
+  readonly publish?: readonly PublishConfig[];
+  /** Services of the host for the guest; they bring a vsock device, too. */
+  readonly host_services?: readonly HostServiceConfig[];
 }
 
 /**

@@ -7,6 +7,7 @@ import { CONSOLE_OPTIONS } from './options/consoles.js';
 import { DISK_OPTIONS } from './options/disk.js';
 import { MACHINE_OPTIONS } from './options/machine.js';
 import { NETWORK_OPTIONS } from './options/network.js';
+import { PORT_OPTIONS } from './options/ports.js';
 import { SMALL_DEVICE_OPTIONS } from './options/small-devices.js';
 
 export interface OptionGroup {
@@ -21,6 +22,7 @@ export const VM_OPTION_GROUPS: readonly OptionGroup[] = [
   { title: 'Consoles', options: CONSOLE_OPTIONS },
   { title: 'Disks', options: DISK_OPTIONS },
   { title: 'Network and vsock', options: NETWORK_OPTIONS },
+  { title: 'Ports without a network', options: PORT_OPTIONS },
   { title: 'Other devices', options: SMALL_DEVICE_OPTIONS },
 ];
 

@@ -1,5 +1,5 @@
 /**
- * The agent in a Linux guest: programs, file copies, published ports, load. `vm.agent` needs a vsock device and
+ * The agent in a Linux guest: programs, file copies, published ports, services of the host, load. `vm.agent` needs a vsock device and
  * `tsvmm-agent` running in the guest ([docs/agent.md](../agent.md)).
  *
  * @module guest-agent
@@ -11,4 +11,5 @@ export { AgentError, type AgentErrorCode } from '../agent/errors.js';
 export type { GuestAgent, RequestOptions } from '../agent/guest-agent.js';
 export type { GuestMetrics } from '../agent/metrics.js';
 export type { ExecExit, ExecOptions, GuestProcess, RunOptions, RunResult, TerminalSize } from '../agent/program.js';
-export type { PublishedPort, PublishOptions } from '../agent/publish.js';
+export type { PublishBase, PublishedPort, PublishOptions, PublishVsockOptions } from '../agent/publish.js';
+export type { ExposeBase, ExposedService, ExposeHandler, ExposeOptions, ExposeTarget } from '../agent/services.js';

@@ -22,6 +22,8 @@ export type VmErrorCode =
   | 'DISK_IMAGE'
   /** A tap cannot be had, or not as it is asked for. */
   | 'TAP'
+  /** A port of the host that the configuration publishes cannot be listened at. */
+  | 'HOST_PORT'
   /** More devices than there are interrupt lines. */
   | 'TOO_MANY_DEVICES'
   /** The guest does not use ACPI, which is how it would hear of the power button. */

@@ -1,6 +1,5 @@
 // Streams between this process and a guest, as the library shows them. Main thread.
 
-import type { AgentTransport } from '../agent/transport.js';
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import type { ConnectionInfo } from '../vsock/connection-info.js';
 import { VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
@@ -112,15 +111,4 @@ export class VmVsock {
 export function vsockOrThrow(vsock: VmVsock | undefined): VmVsock {
   if (vsock === undefined) throw new VsockError('NO_DEVICE');
   return vsock;
-}
-
-/** How the agent's half in this process reaches its guest; `ended` settles when the VM has. */
-export function vsockTransport(vsock: VmVsock, ended: Promise<unknown>): AgentTransport {
-  return {
-    connect: (port, limits) => vsock.connect(port, limits),
-    listen: (port, onConnection) => {
-      vsock.listen(port, onConnection);
-    },
-    ended,
-  };
 }

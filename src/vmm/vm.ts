@@ -3,8 +3,12 @@
 // What happens behind the calls is `life-cycle.ts`.
 
 import { GuestAgent } from '../agent/guest-agent.js';
+import type { PublishedPort, PublishOptions, PublishVsockOptions } from '../agent/publish.js';
+import type { ExposedService, ExposeOptions } from '../agent/services.js';
+import type { AgentTransport } from '../agent/transport.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
+import { agentTransport } from './agent-transport.js';
 import type { VmConsole } from './consoles/guest-console.js';
 import type { VmEvents } from './events.js';
 import type { VmExit } from './exit.js';
@@ -13,8 +17,8 @@ import { LifeCycle } from './life-cycle.js';
 import type { MetricFamily } from './metrics/family.js';
 import type { StartTimes } from './start-times.js';
 import { balloonOrThrow, type VmBalloon } from './vm-balloon.js';
-import type { RestoreOptions, SnapshotOptions, StopOptions, VmOptions } from './vm-options.js';
-import { vsockOrThrow, vsockTransport, type VmVsock } from './vm-vsock.js';
+import type { RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
+import { vsockOrThrow, type VmVsock } from './vm-vsock.js';
 
 export { VmError } from './errors.js';
 export { ConsoleError, type ConsoleErrorCode } from './consoles/console-error.js';
@@ -70,10 +74,14 @@ export class Vm {
   readonly exited: Promise<VmExit>;
 
   private readonly life: LifeCycle;
+  private readonly log: VmLog;
   private guestAgent: GuestAgent | undefined;
+  private ways: AgentTransport | undefined;
+  private configuredPorts: readonly PublishedPort[] = [];
 
-  private constructor(life: LifeCycle) {
+  private constructor(life: LifeCycle, { log = () => undefined }: VmOptions) {
     this.life = life;
+    this.log = log;
     this.config = life.config;
     this.events = life.events;
     this.exited = life.exited;
@@ -100,7 +108,7 @@ export class Vm {
   static async create(config: VmConfigInput, options: VmOptions = {}): Promise<Vm> {
     const life = new LifeCycle(await ensureValidVmConfig(config), options);
     await life.create();
-    return new Vm(life);
+    return Vm.withPorts(life, options);
   }
 
   /**
@@ -109,7 +117,7 @@ export class Vm {
    * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when the folder has no whole snapshot, or that
    * would be another machine; and with whatever `create` rejects with.
    *
-   * @param directory the folder that `snapshot` wrote; its memory file must stay as it is while the VM lives
+   * @param directory the folder that `snapshot` wrote; it must stay as it is while the VM lives
    * @example
    * ```ts
    * import { Vm } from 'tsvmm';
@@ -130,9 +138,24 @@ export class Vm {
       refuseOtherMachine(directory, saved.config, config);
       const life = new LifeCycle(config, vmOptions);
       await life.restore(directory, saved);
-      return new Vm(life);
+      return await Vm.withPorts(life, vmOptions);
     } finally {
       saved.close();
+    }
+  }
+
+  /** The VM with the ports that its configuration has; it is ended when one cannot be had. */
+  private static async withPorts(life: LifeCycle, options: VmOptions): Promise<Vm> {
+    const vm = new Vm(life, options);
+    const { publish = [], host_services = [] } = life.config;
+    if (publish.length + host_services.length === 0) return vm;
+    try {
+      const { openConfiguredPorts } = await import('./vm-ports.js');
+      vm.configuredPorts = await openConfiguredPorts(vm, vm.transport);
+      return vm;
+    } catch (error) {
+      await vm.stop();
+      throw error;
     }
   }
 
@@ -165,7 +188,12 @@ export class Vm {
    * PORT_IN_USE when the program listens there itself.
    */
   get agent(): GuestAgent {
-    return (this.guestAgent ??= new GuestAgent(vsockTransport(this.vsock, this.exited)));
+    return (this.guestAgent ??= new GuestAgent(this.transport));
+  }
+
+  /** The ports that the configuration publishes, in its order, with the numbers that the kernel chose for 0. */
+  get publishedPorts(): readonly PublishedPort[] {
+    return this.configuredPorts;
   }
 
   /** Memory to ask the guest for. Throws Error when the configuration has no balloon. */
@@ -244,7 +272,7 @@ export class Vm {
    * Saves the VM into a folder, from which `Vm.restore` brings it back as often as one likes. One that runs is paused for it
    * and goes on afterwards; its vsock connections stay, but the restored guests have none. With `diff`, a VM that was
    * restored writes only the memory that has changed since. Disk images are not part of a snapshot. Rejects with
-   * VmError SNAPSHOT or NOT_RUNNING; when writing was broken off, the folder holds no snapshot.
+   * VmError SNAPSHOT or NOT_RUNNING; the folder holds no snapshot then.
    *
    * @example
    * ```ts
@@ -258,6 +286,33 @@ export class Vm {
    */
   snapshot(directory: string, options: SnapshotOptions = {}): Promise<void> {
     return this.life.snapshot(directory, options);
+  }
+
+  /**
+   * Leads a TCP port of the host into the guest, without a network: with `guestPort` to a TCP port of 127.0.0.1 there, by its
+   * agent; with `vsockPort` to a vsock port, whatever listens there. It is listened at when this resolves, and until it is
+   * closed or the VM ends; connections that come before the guest is ready wait for it. Rejects with AgentError HOST_PORT
+   * when the host's port cannot be had, RangeError for a number that is no port, and VsockError NO_DEVICE without vsock.
+   *
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * await using vm = await Vm.create({ payload: { kernel: 'vmlinux', initramfs: 'root.cpio.gz' }, vsock: { cid: 3 } });
+   * const port = await vm.publish({ hostPort: 0, guestPort: 80 });
+   * await vm.start();
+   * const page = await fetch(`http://127.0.0.1:${port.hostPort}/`);
+   * console.log(page.status);
+   * ```
+   */
+  async publish(options: PublishOptions | PublishVsockOptions): Promise<PublishedPort> {
+    const { openPort } = await import('./vm-ports.js');
+    return openPort(this, this.transport, options);
+  }
+
+  /** The same as `vm.agent.expose`: a service of the host, or of this program, that the guest reaches by name. */
+  async expose(options: ExposeOptions): Promise<ExposedService> {
+    return this.agent.expose(options);
   }
 
   /**
@@ -304,6 +359,10 @@ export class Vm {
    */
   stop(options: StopOptions = {}): Promise<void> {
     return this.life.stop(options);
+  }
+
+  private get transport(): AgentTransport {
+    return (this.ways ??= agentTransport(this.vsock, this.exited, this.log));
   }
 
   /** `await using vm = await Vm.create(...)`: it is stopped and gone at the end of the block, whatever happens in it. */

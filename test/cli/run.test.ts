@@ -33,6 +33,7 @@ class FakeHost extends EventEmitter implements Host {
 }
 
 class FakeVm {
+  readonly publishedPorts = [{ host: '::1', hostPort: 40_000 }];
   readonly builtInGuest: boolean;
   readonly exited: Promise<VmEnd>;
   readonly typed: string[] = [];

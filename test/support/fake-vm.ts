@@ -12,6 +12,7 @@ export class FakeVm implements MonitoredVm {
   /** What it was asked for, in order. */
   readonly calls: string[] = [];
   readonly consoles = { serial: { path: '/dev/pts/7' }, console: undefined, debug_console: undefined };
+  readonly publishedPorts = [{ host: '127.0.0.1', hostPort: 40_000 }];
   readonly balloon = { resize: (size: number): void => void this.calls.push(`balloon ${size}`) };
   /** Fails the next call of that name. */
   readonly failures = new Map<string, Error>();

@@ -10,21 +10,25 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { GUEST_AGENT } from '../../src/agent/binary.js';
 import { GuestAgent } from '../../src/agent/guest-agent.js';
+import { DEFAULT_READY_PORT, DEFAULT_SERVICE_PORT } from '../../src/agent/ports.js';
 import type { AgentTransport } from '../../src/agent/transport.js';
 import { VsockError } from '../../src/vsock/in-process/errors.js';
 
 /** Streams to Unix sockets, with the errors of vsock. */
 export class UnixTransport implements AgentTransport {
   readonly ended: Promise<void>;
+  /** What was warned of. */
+  readonly warnings: string[] = [];
   private readonly agentPath: string;
-  private readonly readyPath: string;
+  private readonly hostPaths: Readonly<Record<number, string>>;
   private readonly streams = new Set<Duplex>();
-  private server: Server | undefined;
+  private readonly servers: Server[] = [];
   private end: (() => void) | undefined;
 
-  constructor(agentPath: string, readyPath: string) {
+  /** `hostPaths`: where the ports of the host are. */
+  constructor(agentPath: string, hostPaths: Readonly<Record<number, string>>) {
     this.agentPath = agentPath;
-    this.readyPath = readyPath;
+    this.hostPaths = hostPaths;
     this.ended = new Promise((resolve) => {
       this.end = resolve;
     });
@@ -41,17 +45,22 @@ export class UnixTransport implements AgentTransport {
     return socket;
   }
 
-  listen(_port: number, onConnection: (stream: Duplex) => void): void {
-    this.server = createServer((socket) => {
+  listen(port: number, onConnection: (stream: Duplex) => void): void {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
       this.keep(socket);
       onConnection(socket);
     });
-    this.server.listen(this.readyPath);
+    this.servers.push(server);
+    server.listen(this.hostPaths[port]);
   }
+
+  readonly warn = (message: string): void => {
+    this.warnings.push(message);
+  };
 
   /** Settles when the agent's calls are heard. */
   async listening(): Promise<void> {
-    if (this.server?.listening === false) await once(this.server, 'listening');
+    for (const server of this.servers) if (!server.listening) await once(server, 'listening');
   }
 
   /** Ends every connection. */
@@ -59,15 +68,22 @@ export class UnixTransport implements AgentTransport {
     for (const stream of this.streams) stream.destroy();
   }
 
+  /** Settles when all connections that were ended are gone. */
+  async hungUp(): Promise<void> {
+    await Promise.all([...this.streams].map((stream) => once(stream, 'close')));
+    // Those who hear of it have their turn.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+
   /** The next call of the agent. */
   nextCall(): Promise<unknown[]> {
-    return this.server === undefined ? Promise.resolve([]) : once(this.server, 'connection');
+    return once(this.servers[0], 'connection');
   }
 
   /** As when the VM ends. */
   close(): void {
     this.hangUp();
-    this.server?.close();
+    for (const server of this.servers) server.close();
     this.end?.();
   }
 
@@ -83,7 +99,13 @@ export class LocalAgent {
   readonly directory = mkdtempSync(join(tmpdir(), 'tsvmm-agent-'));
   readonly socketPath = join(this.directory, 'agent.sock');
   readonly readyPath = join(this.directory, 'ready.sock');
-  readonly transport = new UnixTransport(this.socketPath, this.readyPath);
+  readonly servicePath = join(this.directory, 'service.sock');
+  /** Where services of the host appear. */
+  readonly servicesFolder = join(this.directory, 'services');
+  readonly transport = new UnixTransport(this.socketPath, {
+    [DEFAULT_READY_PORT]: this.readyPath,
+    [DEFAULT_SERVICE_PORT]: this.servicePath,
+  });
   readonly agent = new GuestAgent(this.transport);
   private child: ChildProcess | undefined;
 
@@ -128,7 +150,8 @@ export class LocalAgent {
 
   async spawnAgent(uid?: number): Promise<void> {
     const watcher = watch(this.directory);
-    const options = ['--unix', this.socketPath, '--ready-unix', this.readyPath];
+    const services = ['--service-unix', this.servicePath, '--services', this.servicesFolder];
+    const options = ['--unix', this.socketPath, '--ready-unix', this.readyPath, ...services];
     const user = uid === undefined ? {} : { uid, gid: uid };
     const child = spawn(GUEST_AGENT, options, { stdio: ['ignore', 'inherit', 'inherit'], cwd: '/', ...user });
     this.child = child;
@@ -138,6 +161,12 @@ export class LocalAgent {
     } finally {
       watcher.close();
     }
+  }
+
+  /** Another in the place of one that was killed. */
+  async respawnAgent(): Promise<void> {
+    rmSync(this.socketPath, { force: true });
+    await this.spawnAgent();
   }
 
   /** The agent is gone, as by a guest's out-of-memory killer. */

@@ -1,5 +1,6 @@
 // All rules, in the order in which they are asked.
 
+import { checkPorts } from './ports.js';
 import type { VmConfig } from '../vm-config.js';
 import { checkConsoles, checkDebugConsole } from './consoles.js';
 import { checkCpus } from './cpus.js';
@@ -29,6 +30,7 @@ export function checkRules(config: VmConfig, names: FieldNames): void {
   if (pmem !== undefined) checkPmem(pmem, complain);
   if (net !== undefined) checkNet(net, complain);
   if (vsock !== undefined) checkVsock(vsock, complain);
+  checkPorts(config, complain);
   if (rng !== undefined) checkReadableFile(complain, 'rng.src', rng.src);
   if (balloon !== undefined) checkBalloon(balloon, memory.size, complain);
   if (config.io_threads !== undefined) {

@@ -7,8 +7,8 @@ import { VmError } from '../errors.js';
 
 /**
  * Sections of a configuration to put over the saved one. Fields of a section replace the saved ones; of a list of devices
- * the first stands for the first, and so on, with {} for one that stays as it is. Only what is of the host can be replaced:
- * paths, consoles, taps, rate limits, the vsock section, and how memory and threads are had.
+ * the first stands for the first, and so on, with {} for one that stays as it is; but `publish` and
+ * `host_services` are replaced as a whole. Only what is of the host can be replaced: those, paths, consoles, taps, rate limits, the vsock section, and how memory and threads are had.
  */
 export type SnapshotOverrides = {
   readonly [Section in keyof VmConfigInput]?: NonNullable<VmConfigInput[Section]> extends readonly (infer Device)[]
@@ -17,6 +17,9 @@ export type SnapshotOverrides = {
       ? Partial<NonNullable<VmConfigInput[Section]>>
       : VmConfigInput[Section];
 };
+
+/** Lists that are replaced as a whole: the guest knows nothing of their elements. */
+const LISTS: ReadonlySet<string> = new Set(['publish', 'host_services']);
 
 /** Sections of which another mode says everything: what goes with one mode is wrong with another. */
 const BY_MODE: ReadonlySet<string> = new Set(['serial', 'console', 'debug_console']);
@@ -27,7 +30,7 @@ export function applyOverrides(saved: unknown, overrides: SnapshotOverrides = {}
   const result: Record<string, unknown> = { ...saved };
   for (const [section, over] of Object.entries<unknown>(overrides)) {
     const replaced = BY_MODE.has(section) && isRecord(over) && over['mode'] !== undefined;
-    result[section] = replaced ? over : merge(saved[section], over);
+    result[section] = replaced || (LISTS.has(section) && over !== undefined) ? over : merge(saved[section], over);
   }
   return result;
 }
