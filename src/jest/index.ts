@@ -26,7 +26,10 @@ export interface ReachOptions {
   readonly timeout?: number | undefined;
 }
 
-/** What `expect(vm)` can do besides. */
+/**
+ * What `expect(vm)` can do besides. TypeScript finds it where `expect` is installed: npm puts it beside Jest, with pnpm it is to be
+ * installed by name.
+ */
 export interface VmMatchers<R> {
   /**
    * Waits until the console of the VM has printed `pattern`, since its first byte. Fails, with the end of the output, when

@@ -117,7 +117,7 @@ export class Vm {
    * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when the folder has no whole snapshot, or that
    * would be another machine; and with whatever `create` rejects with.
    *
-   * @param directory the folder that `snapshot` wrote; it must stay as it is while the VM lives
+   * @param directory the folder that `snapshot` wrote; its memory file must stay as it is while the VM lives
    * @example
    * ```ts
    * import { Vm } from 'tsvmm';
@@ -272,7 +272,7 @@ export class Vm {
    * Saves the VM into a folder, from which `Vm.restore` brings it back as often as one likes. One that runs is paused for it
    * and goes on afterwards; its vsock connections stay, but the restored guests have none. With `diff`, a VM that was
    * restored writes only the memory that has changed since. Disk images are not part of a snapshot. Rejects with
-   * VmError SNAPSHOT or NOT_RUNNING; the folder holds no snapshot then.
+   * VmError SNAPSHOT or NOT_RUNNING; when writing was broken off, the folder holds no snapshot.
    *
    * @example
    * ```ts

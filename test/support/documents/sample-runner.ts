@@ -6,6 +6,9 @@ import { pathToFileURL } from 'node:url';
 import { resolve } from 'node:path';
 import { Vm, VsockError } from '../../../src/index.js';
 import type { VmConfig } from '../../../src/config/vm-config.js';
+import { MIB } from '../../../src/platform/units.js';
+import { LINUX_MEMORY } from './linux-words.js';
+import { PLACEHOLDER_FILES } from './placeholders.js';
 
 const [sample = '', ...names] = process.argv.slice(2);
 /** Set where a Linux of the tests is booted; see linux-words.ts. */
@@ -13,8 +16,7 @@ const words = process.env['TSVMM_DOCUMENT_WORDS'];
 
 /** What samples may be given; test/docs/samples.test.ts has their types. */
 const GIVEN: Readonly<Record<string, () => unknown>> = {
-  kernel: () => 'vmlinux',
-  initramfs: () => 'initramfs.cpio.gz',
+  ...Object.fromEntries(Object.entries(PLACEHOLDER_FILES).map(([name, file]) => [name, () => file])),
   config: () => ({ serial: { mode: 'Null' } }),
   /** A running VM of the built-in guest. */
   vm: async () => {
@@ -54,8 +56,8 @@ try {
 }
 
 function withWords<T>(config: T, more: string): T {
-  const { payload } = config as { readonly payload?: Partial<VmConfig['payload']> };
+  const { payload, memory } = config as { readonly payload?: Partial<VmConfig['payload']>; readonly memory?: object };
   if (payload?.kernel === undefined) return config;
   const cmdline = `${payload.cmdline ?? 'console=ttyS0 reboot=k panic=-1'} ${more}`;
-  return { ...config, payload: { ...payload, cmdline } };
+  return { ...config, payload: { ...payload, cmdline }, memory: memory ?? { size: LINUX_MEMORY * MIB } };
 }

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fixtureNames, makeFixture } from './fixtures.js';
 import type { GroupName } from './groups.js';
-import { LINUX_WORDS } from './linux-words.js';
+import { LINUX_MEMORY, LINUX_WORDS } from './linux-words.js';
 import { CHECKOUT } from './sessions.js';
 
 /** Folders of the host that documents speak of. What is below them is below the session's folder here. */
@@ -120,14 +120,15 @@ const FIXTURE_PATH = new RegExp(
 );
 
 /**
- * The kernel of the tests needs more words on its command line than a user's (linux-words.ts says why), so the command
- * adds them wherever a kernel is named.
+ * The kernel of the tests needs more than a user's (linux-words.ts says what), so the command adds it wherever a kernel is
+ * named.
  */
-const LINUX_START = `arguments=() cmdline='' kernel='' program=()
+const LINUX_START = `arguments=() cmdline='' kernel='' memory='' program=()
 while (($#)); do
   case $1 in
     --) program=("$@"); break ;;
     --cmdline) cmdline=$2; shift ;;
+    --memory) memory=$2; shift ;;
     --kernel) kernel=$2; arguments+=(--kernel "$2"); shift ;;
     *) arguments+=("$1") ;;
   esac
@@ -135,6 +136,7 @@ while (($#)); do
 done
 if [ -n "$kernel$cmdline" ]; then
   arguments+=(--cmdline "\${cmdline:-console=ttyS0 reboot=k panic=-1} ${LINUX_WORDS}")
+  arguments+=(--memory "\${memory:-size=${LINUX_MEMORY}M}")
 fi
 set -- "\${arguments[@]}" "\${program[@]}"
 `;

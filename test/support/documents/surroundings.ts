@@ -6,6 +6,7 @@ import { NetNamespace } from '../net-namespace.js';
 import { checkoutToClone } from './checkout.js';
 import { LINUX_WORDS } from './linux-words.js';
 import { PackageRegistry } from './package-registry.js';
+import { PLACEHOLDER_FILES } from './placeholders.js';
 import type { Place } from './process.js';
 import { Scratch } from './scratch.js';
 import { CHECKOUT, type Session } from './sessions.js';
@@ -35,7 +36,10 @@ export class Surroundings {
       scratch.write(file, step.language === 'sh' ? text : scratch.localize(text));
       given.add(file);
     }
-    for (const step of steps) scratch.provide(scratch.localize(replaced(step)), given);
+    for (const step of steps) {
+      const placeholders = step.directive.lists.with.flatMap((name) => PLACEHOLDER_FILES[name] ?? []);
+      scratch.provide([scratch.localize(replaced(step)), ...placeholders].join('\n'), given);
+    }
 
     const flags = new Set(steps.flatMap(({ directive }) => [...directive.flags]));
     const more: Record<string, string> = {};
