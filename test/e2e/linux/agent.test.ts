@@ -1,6 +1,6 @@
 // The guest agent in a Linux guest, over vsock: it is put into the initramfs by a second archive and started on the console.
 
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -88,11 +88,54 @@ describeKvm('the agent in a Linux guest', () => {
   );
 
   test(
-    'a guest that ends while a program runs is GUEST_GONE',
+    'a disk of the guest that is full is DISK_FULL, and nothing of the copy stays there',
     async () => {
-      const process = await guest.vm.agent.exec(['/bin/sh', '-c', 'while :; do :; done']);
+      const { agent } = guest.vm;
+      await guest.run('mkdir /small && mount -t tmpfs -o size=128k none /small');
+      const large = join(directory, 'large');
+      writeFileSync(large, randomBytes(400_000));
+      const copying = agent.copyIn(large, '/small/large');
+      await expect(copying).rejects.toMatchObject({ code: 'DISK_FULL', side: 'guest', errno: 28 });
+      expect(await guest.run('ls -a /small | grep -v "^[.]*$" | wc -l; umount /small')).toBe('0');
+    },
+    2 * COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'a program of the guest that fills the pipe does not keep timeouts from being kept',
+    async () => {
+      const flood = ['/bin/sh', '-c', 'cat /dev/zero'];
+      await expect(guest.vm.agent.run(flood, { timeout: 2000, maxOutput: 2 ** 40 })).rejects.toMatchObject({
+        code: 'TIMEOUT',
+      });
+    },
+    COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'a guest that ends while a program runs and files are copied is GUEST_GONE, and nothing of them is on the host',
+    async () => {
+      const { agent } = guest.vm;
+      const process = await agent.exec(['/bin/sh', '-c', 'read line'], { stdin: 'pipe' });
+      const source = join(directory, 'source');
+      writeFileSync(source, randomBytes(8_000_000));
+      const before = readdirSync(directory);
+      const begun: (() => void)[] = [];
+      const copies = [
+        new Promise<void>((resolve) => begun.push(resolve)),
+        new Promise<void>((resolve) => begun.push(resolve)),
+      ];
+      const [copyIn, copyOut] = [
+        agent.copyIn(source, '/in', { onProgress: begun[0] }),
+        agent.copyOut('/copied', join(directory, 'out'), { onProgress: begun[1] }),
+      ];
+      for (const copy of [copyIn, copyOut]) copy.catch(() => undefined);
+      await Promise.all(copies);
       await guest.vm.stop();
-      await expect(process.result).rejects.toMatchObject({ code: 'GUEST_GONE' });
+      for (const request of [process.result, copyIn, copyOut]) {
+        await expect(request).rejects.toMatchObject({ code: 'GUEST_GONE' });
+      }
+      expect(readdirSync(directory)).toEqual(before);
     },
     COMMAND_LIMIT_MS,
   );
