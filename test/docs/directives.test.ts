@@ -82,7 +82,7 @@ describe('the plan of a document', () => {
   test('blocks that are not tested are listed with the reason', () => {
     const { untested, problems, sessions } = planText('x.md', '<!-- not tested: why -->\n```sh\nx\n```');
     expect({ untested, problems, sessions }).toEqual({
-      untested: [{ line: 2, reason: 'why' }],
+      untested: [{ block: { line: 2, language: 'sh', text: 'x\n' }, reason: 'why' }],
       problems: [],
       sessions: [],
     });

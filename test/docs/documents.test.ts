@@ -10,4 +10,11 @@ describe('the code blocks of the documents', () => {
   });
 });
 
+test('few blocks are not tested, and each says why in some words', () => {
+  const untested = documentPaths().flatMap((path) => planDocument(path).untested);
+  expect(untested.filter(({ reason }) => reason.split(' ').length < 3)).toEqual([]);
+  // Whoever adds one more is to think about it twice.
+  expect(untested.length).toBeLessThanOrEqual(10);
+});
+
 testDocuments('unit', describe);

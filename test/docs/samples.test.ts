@@ -21,11 +21,14 @@ interface Sample {
   readonly text: string;
 }
 
-const samples: Sample[] = documentPaths().flatMap((path) =>
-  planDocument(path).sessions.flatMap(({ steps }) =>
-    steps.filter(({ kind }) => kind === 'sample').map(({ line, text }) => ({ name: `${path}:${line}`, text })),
-  ),
-);
+/** Those that are run, and those that are not. */
+const samples: Sample[] = documentPaths().flatMap((path) => {
+  const { sessions, untested } = planDocument(path);
+  const blocks = [...sessions.flatMap(({ steps }) => steps), ...untested.map(({ block }) => block)];
+  return blocks
+    .filter(({ language }) => language === 'js' || language === 'ts')
+    .map(({ line, text }) => ({ name: `${path}:${line}`, text }));
+});
 
 /** What the compiler has against them. */
 function complaints(checked: readonly Sample[]): string[] {

@@ -107,6 +107,7 @@ const FIXTURES: Readonly<Record<string, Maker>> = {
   'initramfs.cpio.gz': initramfs,
   'initramfs.cpio': initramfs,
   'initramfs.img': initramfs,
+  'app.cpio.gz': initramfs,
   'root.img': root,
   'other.img': root,
   'scratch.img': emptyDisk,

@@ -42,9 +42,14 @@ export interface Session {
   readonly steps: readonly Step[];
 }
 
+export interface Untested {
+  readonly block: CodeBlock;
+  readonly reason: string;
+}
+
 export interface DocumentPlan {
   readonly sessions: readonly Session[];
-  readonly untested: readonly { readonly line: number; readonly reason: string }[];
+  readonly untested: readonly Untested[];
   /** What is wrong with the directives, each with its line. */
   readonly problems: readonly string[];
 }
@@ -66,7 +71,7 @@ export function planDocument(path: string): DocumentPlan {
 /** `text` is that of the document at `path`. */
 export function planText(path: string, text: string): DocumentPlan {
   const sessions = new Map<string, Session & { readonly steps: Step[] }>();
-  const untested: { line: number; reason: string }[] = [];
+  const untested: Untested[] = [];
   const problems: string[] = [];
   /** The directive that waits for its block. */
   let waiting: { readonly directive: Directive; readonly line: number } | undefined;
@@ -137,7 +142,7 @@ export function planText(path: string, text: string): DocumentPlan {
     const isTranscript = block.language === '' && block.text.startsWith('$ ');
     if (directive === undefined) {
       if (block.language !== '' || isTranscript) complain(block.line, missing(block));
-    } else if (directive.kind === 'not tested') untested.push({ line: block.line, reason: directive.reason });
+    } else if (directive.kind === 'not tested') untested.push({ block, reason: directive.reason });
     else if (isTranscript) addTranscript(block, directive);
     else if (!Object.hasOwn(KINDS, block.language) && directive.values.file === undefined) {
       complain(block.line, `a block of "${block.language}" cannot be tested but by file=`);
