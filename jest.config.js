@@ -17,5 +17,6 @@ export default {
   testMatch: group.matches,
   testPathIgnorePatterns: ['/node_modules/', ...group.ignores],
   transform: {},
+  setupFilesAfterEnv: ['<rootDir>/dist/test/support/each-file.js'],
   reporters: ['default', '<rootDir>/test/reporter.mjs'],
 };

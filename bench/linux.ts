@@ -6,15 +6,14 @@
 //
 // Needs root (for the tap), qemu-system-x86_64 and what builds the test guest.
 
-import { execFileSync } from 'node:child_process';
 import { copyFileSync, chmodSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { KIB, MIB } from '../src/platform/units.js';
 import { NetNamespace } from '../test/support/net-namespace.js';
 import { compared, median, type Bench, type Figure } from './harness.js';
+import { buildLinux } from './linux-artefacts.js';
 import { qemuCommand, RunningMachine, tsvmmCommand, type Command, type MachineParts } from './linux-monitors.js';
 
 const ROUNDS = 3;
@@ -55,7 +54,7 @@ export const linux: Bench = {
   name: 'linux',
   description: "a Linux guest's boot, disk and TCP, and the monitor's processor time and memory, against QEMU microvm",
   async run(work) {
-    const { kernel, disk } = buildGuest();
+    const { kernel, disk } = buildLinux();
     await using namespace = await NetNamespace.create();
     namespace.ip(`tuntap add dev ${TAP} mode tap vnet_hdr`);
     namespace.ip(`addr add ${HOST}/24 dev ${TAP}`);
@@ -85,16 +84,6 @@ export const linux: Bench = {
 };
 
 /** The paths of what test/guest/build.sh builds, or finds in its cache. */
-function buildGuest(): { readonly kernel: string; readonly disk: string } {
-  const script = fileURLToPath(new URL('../../test/guest/build.sh', import.meta.url));
-  const output = execFileSync(script, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-  const path = (name: string): string => {
-    const match = new RegExp(`^${name}=(.*)$`, 'm').exec(output);
-    if (match === null) throw new Error(`${script} did not say where ${name} is`);
-    return match[1];
-  };
-  return { kernel: path('kernel'), disk: path('disk') };
-}
 
 /** Boots a guest and has it do everything once. */
 async function measure(command: Command, namespace: NetNamespace): Promise<Measured> {

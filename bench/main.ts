@@ -1,15 +1,19 @@
 // `npm run bench -- NAME [--json FILE]`: runs one benchmark, or all of them in turn.
 
+import { agent } from './agent.js';
+import { api } from './api.js';
 import { block } from './block.js';
 import { exits } from './exits.js';
 import { runBench, type Bench } from './harness.js';
 import { linux } from './linux.js';
+import { many } from './many.js';
 import { net } from './net.js';
 import { snapshot } from './snapshot.js';
 import { start } from './start.js';
 import { vsock } from './vsock.js';
+import { warm } from './warm.js';
 
-const BENCHES: readonly Bench[] = [block, exits, linux, net, snapshot, start, vsock];
+const BENCHES: readonly Bench[] = [agent, api, block, exits, linux, many, net, snapshot, start, vsock, warm];
 
 const USAGE = `usage: npm run bench -- NAME [--json FILE]
 

@@ -14,6 +14,7 @@ export type { StartTimes } from '../vmm/start-times.js';
 export {
   Vm,
   type LogLevel,
+  type PrewarmOptions,
   type RestoreOptions,
   type SnapshotOptions,
   type StopOptions,

@@ -10,6 +10,7 @@ export const EPERM = ERRNO.EPERM;
 export const ENOENT = ERRNO.ENOENT;
 export const EINTR = ERRNO.EINTR;
 export const EIO = ERRNO.EIO;
+export const EBADF = ERRNO.EBADF;
 export const EAGAIN = ERRNO.EAGAIN;
 export const ENOMEM = ERRNO.ENOMEM;
 export const EACCES = ERRNO.EACCES;

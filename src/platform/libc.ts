@@ -10,7 +10,7 @@
 // gives EPIPE here and never a signal.
 
 import koffi from 'koffi';
-import { SysError } from './errno.js';
+import { EBADF, SysError } from './errno.js';
 import type { Fd, HostAddress, ThreadId } from './units.js';
 
 const library = koffi.load(null);
@@ -77,6 +77,7 @@ export const libc = {
   send: bind<(fd: N, buffer: N, count: N, flags: N) => N>('long send(int, size_t, size_t, int)'),
   recvmsg: bind<(fd: N, message: N, flags: N) => N>('long recvmsg(int, size_t, int)'),
   sigaction: bind<(signal: N, action: N, old: N) => N>('int sigaction(int, size_t, size_t)'),
+  sched_getaffinity: bind<(thread: N, size: N, mask: N) => N>('int sched_getaffinity(int, size_t, size_t)'),
   sched_setaffinity: bind<(thread: N, size: N, mask: N) => N>('int sched_setaffinity(int, size_t, size_t)'),
   // glibc only wraps gettid and tgkill since 2.30, and musl never did: the raw call works everywhere.
   syscall: bind<(number: N, a: N, b: N, c: N) => N>('long syscall(long, long, long, long)'),
@@ -84,6 +85,10 @@ export const libc = {
     'long syscall(long, long, long, long, long, long, long)',
   ),
 } as const;
+
+const closeAsync = (
+  libc.close as unknown as { readonly async: (fd: N, done: (error: unknown, result: N) => void) => void }
+).async;
 
 /** errno of the last failed call of this thread. */
 export function lastErrno(): number {
@@ -116,6 +121,19 @@ export function open(path: string, flags: number): Fd {
 /** close(2). Throws SysError: a failed close means that a descriptor was closed twice, which must not pass. */
 export function close(fd: Fd): void {
   check(libc.close(fd), `close ${fd}`);
+}
+
+/**
+ * close(2) on a thread of Node's pool, for a descriptor whose last close takes the kernel long, as a VM's does. Rejects with
+ * SysError.
+ */
+export function closeElsewhere(fd: Fd): Promise<void> {
+  return new Promise((resolve, reject) => {
+    closeAsync(fd, (error: unknown, result: number) => {
+      if (error === null && result === 0) resolve();
+      else reject(error instanceof Error ? error : new SysError(`close ${fd}`, EBADF));
+    });
+  });
 }
 
 const SYS_GETTID = 186;

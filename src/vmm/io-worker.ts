@@ -1,6 +1,7 @@
-// Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops.
+// Entry point of an I/O worker thread: an epoll loop that drives the devices given to it until the VM stops;
+// then another VM may take it.
 
-import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { receiveMessageOnPort } from 'node:worker_threads';
 import type { VirtioDevice } from '../devices/virtio/device.js';
 import { Epoll, EPOLLIN } from '../platform/epoll.js';
 import { EventLoop } from '../platform/event-loop.js';
@@ -8,9 +9,9 @@ import { drainEventFd } from '../platform/eventfd.js';
 import { GuestMemory } from '../platform/guest-memory.js';
 import { ControlBlock } from './control.js';
 import { loadDeviceKind, type DeviceFactory, type DeviceKind } from './device-kinds.js';
-import { LoadingMark } from './loading-mark.js';
 import { MmioBackend } from './mmio-backend.js';
 import type { IoCommand, IoMessage, IoStart, LogLevel } from './worker-protocol.js';
+import { runService } from './worker-service.js';
 
 type Send = (message: IoMessage) => void;
 
@@ -59,6 +60,7 @@ async function runToTheEnd(start: IoStart, send: Send): Promise<void> {
     for (const device of devices) device.close();
     for (const backend of backends) backend.close();
     loop.close();
+    start.commands.close();
   }
 }
 
@@ -148,33 +150,12 @@ class CommandReader {
   }
 }
 
-const port = parentPort;
-if (port === null) throw new Error('io-worker.js is a worker thread entry, not a program');
-const send: Send = (message) => {
-  port.postMessage(message);
-};
-// Started ahead of its VM: the code it will need loads meanwhile.
-const { preload, loading } = workerData as {
-  readonly preload: readonly DeviceKind[];
-  readonly loading: SharedArrayBuffer;
-};
-// A kind that does not load is told of when it is needed.
-void Promise.allSettled(preload.map(loadDeviceKind)).then(() => {
-  new LoadingMark(loading).loaded();
-});
-port.once('message', (start: IoStart | undefined) => {
-  if (start === undefined) return;
-  void runToTheEnd(start, send)
-    .then(
-      () => {
-        send({ type: 'stopped' });
-      },
-      (error: unknown) => {
-        const { message, stack } = error instanceof Error ? error : new Error(String(error));
-        send({ type: 'failed', message, stack });
-      },
-    )
-    .finally(() => {
+runService<IoStart>('io-worker.js', {
+  preload: (kinds) => Promise.allSettled(kinds.map((kind) => loadDeviceKind(kind as DeviceKind))),
+  serve: (start, port) =>
+    runToTheEnd(start, (message) => {
+      port.postMessage(message);
+    }).finally(() => {
       new ControlBlock(start.control).threadEnded();
-    });
+    }),
 });

@@ -30,7 +30,7 @@ import type { SnapshotOrigin } from './snapshot/write.js';
 import { epochNow, newStartTimes, type StartTimes } from './start-times.js';
 import type { VcpuOutcome } from './vcpu-loop.js';
 import type { SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
-import { VmVsock } from './vm-vsock.js';
+import type { VmVsock } from './vm-vsock.js';
 import type { LogLevel } from './worker-protocol.js';
 
 /** What the built-in guest writes to port 0x80 before anything else. */
@@ -275,10 +275,9 @@ export class LifeCycle {
       savedMemory: saved?.memory,
     });
     this.hardware = hardware;
-    // A worker may have failed while devices were loaded.
-    if (this.ended) throw notRunning('be built');
     const { vsock } = hardware;
     if (vsock !== undefined) {
+      const { VmVsock } = await import('./vm-vsock.js');
       this.vmVsock = new VmVsock(vsock, this.vsockCounters);
       const always = this.onEvent !== undefined && this.logLevel === 'debug';
       const tell = (event: VmEvent): void => {
@@ -288,6 +287,8 @@ export class LifeCycle {
         vsock.watchConnections(wanted || always ? tell : undefined);
       });
     }
+    // A worker may have failed meanwhile.
+    if (this.ended) throw notRunning('be built');
     if (saved === undefined) this.machines.load(hardware);
     else this.machines.restore(hardware, saved);
     this.times.loaded = epochNow();
@@ -495,8 +496,11 @@ export class LifeCycle {
     this.log('debug', 'vmm', `start times: ${JSON.stringify(this.startTimes)}`);
     // What a stuck thread holds is still in use: releasing it under the thread would be worse than keeping it.
     throwIfStuck([...stuckVcpus, ...stuckWorkers]);
-    this.machines.release();
-    this.resources.releaseAll();
+    try {
+      await this.machines.release();
+    } finally {
+      this.resources.releaseAll();
+    }
   }
 }
 

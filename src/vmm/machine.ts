@@ -81,14 +81,13 @@ export class Machine {
         this.kickAll();
       },
     };
-    this.vm = new KvmVm(system);
+    this.vm = new KvmVm(system, memory);
     try {
-      this.vm.setMemory(memory);
       if (ports.serial !== undefined) this.vm.addIrqFd(ports.serial.irqEvent, COM1_IRQ);
       this.vm.addIrqFd(ports.events.irqEvent, EVENT_GSI);
       devices.connect(this.vm);
     } catch (error) {
-      this.vm.close();
+      this.vm.closeNow();
       throw error;
     }
   }
@@ -195,8 +194,9 @@ export class Machine {
     return this.threads.flatMap((_, index) => (ended[index] ? [] : [`vcpu${index}`]));
   }
 
-  release(): void {
-    this.vm.close();
+  /** Rejects with SysError. */
+  release(): Promise<void> {
+    return this.vm.close();
   }
 
   private kickAll(): void {

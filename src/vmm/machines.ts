@@ -89,7 +89,8 @@ export class Machines {
     if (begin.kind === 'boot') tell({ type: 'booting' });
     machine.start(begin, {
       onEntering: (modulesLoaded, entering) => {
-        times.workerLoaded ||= modulesLoaded;
+        // One that has served another VM was there before this one.
+        times.workerLoaded ||= Math.max(modulesLoaded, times.create);
         times.entering ||= entering;
         log('debug', 'vcpu0', 'running');
         if (begin.kind === 'boot') tell({ type: 'booted' });
@@ -118,7 +119,7 @@ export class Machines {
     this.threads = takeVcpuThreads(config.cpus);
     throwIfStuck(await machine.stop());
     this.machine = undefined;
-    machine.release();
+    await machine.release();
     if (!wanted()) return;
     devices.reset();
     hardware.ports.reset();
@@ -133,8 +134,9 @@ export class Machines {
     return (await this.machine?.stop()) ?? (await joinUnused(this.threads));
   }
 
-  release(): void {
-    this.machine?.release();
+  /** Once they have ended. Rejects with SysError. */
+  async release(): Promise<void> {
+    await this.machine?.release();
   }
 
   private make({ system, guestMemory, ports }: Hardware, begin: MachineBegin): void {

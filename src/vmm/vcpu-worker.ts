@@ -1,6 +1,6 @@
-// Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends.
+// Entry point of a vCPU worker thread: sets its vCPU up and sits in KVM_RUN until the VM ends; then another VM may take it.
 
-import { parentPort, receiveMessageOnPort, workerData, type MessagePort } from 'node:worker_threads';
+import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { EVENT_PORT, EventDevice } from '../devices/legacy/event-device.js';
 import { DebugConsole } from '../devices/legacy/debug-console.js';
 import { I8042, I8042_BASE_PORT, I8042_PORT_COUNT } from '../devices/legacy/i8042.js';
@@ -11,18 +11,18 @@ import { SLEEP_CONTROL_PORT, SleepControl } from '../devices/legacy/sleep-contro
 import { Watchdog, WATCHDOG_BASE_PORT, WATCHDOG_PORT_COUNT } from '../devices/legacy/watchdog.js';
 import { MmioRegisters } from '../devices/virtio/mmio.js';
 import { signalEventFd } from '../platform/eventfd.js';
-import { setThreadAffinity } from '../platform/affinity.js';
+import { bindThread } from '../platform/affinity.js';
 import { currentThreadId } from '../platform/libc.js';
 import { installKickHandler } from '../platform/signals.js';
 import { MmioBus, PortBus, type PortDevice } from './buses.js';
 import { ControlBlock, orderKind, ORDER_RUN, ORDER_SAVE } from './control.js';
-import { LoadingMark } from './loading-mark.js';
 import { epochNow } from './start-times.js';
 import { KvmVcpu } from './kvm/vcpu-fd.js';
 import { restoreVcpu, saveVcpu, type SaveRequest } from './snapshot/vcpu.js';
 import { runVcpu, type PowerRequest, type VcpuOutcome } from './vcpu-loop.js';
 import { enterBootState, setUpVcpu } from './vcpu-state.js';
 import type { VcpuMessage, VcpuStart } from './worker-protocol.js';
+import { runService } from './worker-service.js';
 
 const modulesLoaded = epochNow();
 
@@ -140,7 +140,7 @@ function runToTheEnd(start: VcpuStart, from: MessagePort): VcpuOutcome {
   const control = new ControlBlock(start.control);
   const power: PowerRequest = { action: 'none' };
   installKickHandler();
-  if (start.affinity !== undefined) setThreadAffinity(start.affinity);
+  const unbind = start.affinity === undefined ? undefined : bindThread(start.affinity);
   const vcpu = new KvmVcpu(start.vmFd, start.index, start.mmapSize);
   try {
     begin(vcpu, start);
@@ -168,23 +168,17 @@ function runToTheEnd(start: VcpuStart, from: MessagePort): VcpuOutcome {
     }
   } finally {
     vcpu.close();
+    unbind?.();
   }
 }
 
-const port = parentPort;
-if (port === null) throw new Error('vcpu-worker.js is a worker thread entry, not a program');
-port.once('message', (start: VcpuStart | undefined) => {
-  if (start === undefined) return;
-  const send: Send = (message) => {
-    port.postMessage(message);
-  };
-  try {
-    send({ type: 'outcome', outcome: runToTheEnd(start, port) });
-  } catch (error) {
-    const { message, stack } = error instanceof Error ? error : new Error(String(error));
-    send({ type: 'failed', message, stack });
-  } finally {
-    new ControlBlock(start.control).threadEnded();
-  }
+runService<VcpuStart>('vcpu-worker.js', {
+  serve: (start, port) => {
+    try {
+      const message: VcpuMessage = { type: 'outcome', outcome: runToTheEnd(start, port) };
+      port.postMessage(message);
+    } finally {
+      new ControlBlock(start.control).threadEnded();
+    }
+  },
 });
-new LoadingMark((workerData as { readonly loading: SharedArrayBuffer }).loading).loaded();

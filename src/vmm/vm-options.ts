@@ -40,3 +40,9 @@ export interface StopOptions {
    */
   readonly graceMs?: number | undefined;
 }
+
+/** For how much `Vm.prewarm` prepares. */
+export interface PrewarmOptions {
+  /** How many VMs, made at once, are to find their threads loaded; 1 if it is not given. */
+  readonly vms?: number;
+}

@@ -3,7 +3,6 @@
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../config/rules/vsock.js';
 import type { ConnectionInfo } from '../vsock/connection-info.js';
 import { VsockCounters, type VsockCounterSnapshot } from '../vsock/counters.js';
-import { VsockError } from '../vsock/in-process/errors.js';
 import type { ConnectOptions, VsockHost } from '../vsock/in-process/host.js';
 import type { VsockServer } from '../vsock/in-process/server.js';
 import type { VsockStream } from '../vsock/in-process/stream.js';
@@ -105,10 +104,4 @@ export class VmVsock {
     this.guestCid = cid;
     this.host.setGuestCid(cid);
   }
-}
-
-/** The streams of a VM that may have none. Throws VsockError NO_DEVICE. */
-export function vsockOrThrow(vsock: VmVsock | undefined): VmVsock {
-  if (vsock === undefined) throw new VsockError('NO_DEVICE');
-  return vsock;
 }

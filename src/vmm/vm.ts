@@ -8,17 +8,21 @@ import type { ExposedService, ExposeOptions } from '../agent/services.js';
 import type { AgentTransport } from '../agent/transport.js';
 import { ensureValidVmConfig } from '../config/valid-config.js';
 import type { VmConfig, VmConfigInput } from '../config/vm-config.js';
+import { VsockError } from '../vsock/in-process/errors.js';
 import { agentTransport } from './agent-transport.js';
 import type { VmConsole } from './consoles/guest-console.js';
+import { loadAttachments } from './devices.js';
 import type { VmEvents } from './events.js';
 import type { VmExit } from './exit.js';
+import { planIoThreads } from './device-plan.js';
 import { isBuiltInGuest } from './guest.js';
 import { LifeCycle } from './life-cycle.js';
 import type { MetricFamily } from './metrics/family.js';
 import type { StartTimes } from './start-times.js';
 import { balloonOrThrow, type VmBalloon } from './vm-balloon.js';
-import type { RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
-import { vsockOrThrow, type VmVsock } from './vm-vsock.js';
+import type { PrewarmOptions, RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
+import type { VmVsock } from './vm-vsock.js';
+import { endIdleThreads, keepReady } from './worker-pool.js';
 
 export { VmError } from './errors.js';
 export { ConsoleError, type ConsoleErrorCode } from './consoles/console-error.js';
@@ -29,9 +33,12 @@ export type { VmEvent, VmEventOf, VmEvents, VmEventType } from './events.js';
 export type { VmExit } from './exit.js';
 export { BUILT_IN_GUEST } from './guest.js';
 export type { VmBalloon } from './vm-balloon.js';
-export type { RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
+export type { PrewarmOptions, RestoreOptions, SnapshotOptions, StopOptions, VmLog, VmOptions } from './vm-options.js';
 export type { VmVsock } from './vm-vsock.js';
 export type { LogLevel } from './worker-protocol.js';
+
+/** More than that is a slip: each is some threads. */
+const MAX_PREWARMED = 256;
 
 /** What `counters()` calls the vsock device, as Cloud Hypervisor does. */
 const VSOCK_ID = '_vsock';
@@ -112,6 +119,38 @@ export class Vm {
   }
 
   /**
+   * Has the threads for `vms` more VMs of this configuration loaded from now on, so that `create` and `restore` take a few
+   * milliseconds instead of some fifty; those that are taken are replaced soon afterwards. Without it only threads that a VM
+   * left behind when it ended are used again, for ten seconds. Idle threads take memory (docs/performance.md), and do not keep
+   * the process alive. Resolves when they are loaded. Rejects with ConfigError, or RangeError for a number of VMs that cannot be.
+   *
+   * @param config what is going to be created: its numbers of vCPUs and I/O threads and its kinds of device matter. Of
+   *   several configurations each has what it needs, and they share what both need
+   * @example
+   * ```ts
+   * import { Vm } from 'tsvmm';
+   *
+   * const config = { serial: { mode: 'Null' }, vsock: { cid: 3 } } as const;
+   * await Vm.prewarm(config, { vms: 4 });
+   * const vms = await Promise.all([1, 2, 3, 4].map(() => Vm.create(config)));
+   * ```
+   */
+  static async prewarm(config: VmConfigInput, { vms = 1 }: PrewarmOptions = {}): Promise<void> {
+    if (!Number.isInteger(vms) || vms < 1 || vms > MAX_PREWARMED) {
+      throw new RangeError(`vms: ${vms} is not a number of VMs to be warm for; use 1 to ${MAX_PREWARMED}`);
+    }
+    const valid = await ensureValidVmConfig(config);
+    const loading = keepReady({ vcpus: valid.cpus.boot_vcpus, io: planIoThreads(valid) }, vms);
+    await loadAttachments(valid);
+    await loading;
+  }
+
+  /** Takes `prewarm` back, and ends the threads that no VM uses. Resolves when they are gone. Running VMs are not touched. */
+  static cooldown(): Promise<void> {
+    return endIdleThreads();
+  }
+
+  /**
    * Brings a saved VM back, paused: `resume` lets it go on. Its clocks are advanced by the time it was away; its vsock
    * connections are gone. `overrides` replaces parts of the saved configuration that name things of the host, such as the
    * vsock socket, which two VMs cannot share. Rejects with VmError SNAPSHOT when the folder has no whole snapshot, or that
@@ -180,7 +219,9 @@ export class Vm {
 
   /** Streams to and from the guest. Throws VsockError NO_DEVICE when the configuration has no vsock. */
   get vsock(): VmVsock {
-    return vsockOrThrow(this.life.vsock);
+    const { vsock } = this.life;
+    if (vsock === undefined) throw new VsockError('NO_DEVICE');
+    return vsock;
   }
 
   /**

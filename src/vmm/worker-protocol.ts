@@ -85,7 +85,7 @@ export interface VcpuStart {
 /** What a guest says of itself through a port. */
 export type GuestEvent = GuestPanicEvent;
 
-/** From a vCPU worker. After `outcome` it ends by itself. */
+/** From a vCPU worker. After `failed` it ends by itself. */
 export type VcpuMessage =
   /** About to enter the guest. Milliseconds since the epoch: when the worker's modules were loaded, and now. */
   | { readonly type: 'running'; readonly modulesLoaded: number; readonly entering: number }
@@ -134,7 +134,7 @@ export type IoCommand =
   | { readonly type: 'save' }
   | { readonly type: 'resume' };
 
-/** From an I/O worker. After `stopped` it ends by itself. */
+/** From an I/O worker. After `failed` it ends by itself. */
 export type IoMessage =
   | { readonly type: 'running' }
   | { readonly type: 'log'; readonly level: LogLevel; readonly component: string; readonly message: string }
@@ -143,5 +143,4 @@ export type IoMessage =
   | { readonly type: 'state'; readonly devices: readonly BackendState[] }
   /** Instead of `state`: a device cannot be saved, and why. */
   | { readonly type: 'not-saved'; readonly reason: string }
-  | { readonly type: 'stopped' }
   | { readonly type: 'failed'; readonly message: string; readonly stack: string | undefined };

@@ -1,8 +1,10 @@
-// One worker thread as the main thread holds it: started early, told once, and joined within a bounded time.
+// One worker thread as the main thread holds it while a VM uses it: told once, kicked out of what it waits in, and joined
+// within a bounded time. Main thread.
+//
+// The thread itself outlives the VM (`pooled-thread.ts`); a WorkerThread is its use by one VM, and of no use afterwards.
 
-import { Worker, type MessagePort } from 'node:worker_threads';
-import { LoadingMark } from './loading-mark.js';
-import { forget, loadBeforeEnd } from './process-end.js';
+import type { MessagePort } from 'node:worker_threads';
+import type { PooledThread } from './pooled-thread.js';
 
 /** Between two kicks of a worker that was asked to stop. */
 const KICK_INTERVAL_MS = 5;
@@ -15,32 +17,28 @@ export interface WorkerHandlers<M> {
   onFailure(error: Error): void;
 }
 
-/** A worker that gets one message, `S` to work or undefined to end, and sends messages of type `M`. */
+/** A worker that gets one message `S` to work, and sends messages of type `M`. */
 export class WorkerThread<S, M> {
-  private readonly worker: Worker;
-  private readonly ended: Promise<void>;
+  private readonly thread: PooledThread;
+  private readonly giveBack: (thread: PooledThread) => void;
+  private readonly done: Promise<void>;
   private handlers: WorkerHandlers<M> | undefined;
   private failure: Error | undefined;
   private started = false;
   private joining = false;
+  private left = false;
 
-  /** Starts the thread; it loads its modules while the caller goes on. It does not keep the process alive yet. */
-  constructor(name: string, entry: URL, data: Readonly<Record<string, unknown>> = {}) {
-    const mark = new LoadingMark();
-    const workerData = { ...data, loading: mark.buffer };
-    // No inherited flags: those of a test runner or an inspector are not for this thread.
-    this.worker = new Worker(entry, { name, execArgv: [], stdin: false, workerData });
-    loadBeforeEnd(mark);
-    this.worker.unref();
-    this.worker.on('message', (message: M) => this.handlers?.onMessage(message));
-    this.worker.on('error', (error) => {
-      this.fail(error instanceof Error ? error : new Error(String(error)));
-    });
-    this.ended = new Promise((resolve) => {
-      this.worker.once('exit', (code) => {
-        forget(mark);
-        if (code !== 0) this.fail(new Error(`worker ${name} ended with code ${code}`));
-        resolve();
+  /** `giveBack` gets the thread when it has been joined and may serve another VM. */
+  constructor(thread: PooledThread, giveBack: (thread: PooledThread) => void) {
+    this.thread = thread;
+    this.giveBack = giveBack;
+    this.done = new Promise((resolve) => {
+      thread.lend({
+        onMessage: (message) => this.handlers?.onMessage(message as M),
+        onFailure: (error) => {
+          this.fail(error);
+        },
+        onDone: resolve,
       });
     });
   }
@@ -48,7 +46,7 @@ export class WorkerThread<S, M> {
   /** Says who hears of the thread from here on, and keeps the process alive with it. */
   attach(handlers: WorkerHandlers<M>): this {
     this.handlers = handlers;
-    this.worker.ref();
+    this.thread.worker.ref();
     const { failure } = this;
     if (failure !== undefined) {
       queueMicrotask(() => {
@@ -61,23 +59,34 @@ export class WorkerThread<S, M> {
   /** Hands over everything the thread needs, `transfer` for good; from here on it blocks outside JavaScript. */
   start(message: S, transfer: readonly MessagePort[] = []): void {
     this.started = true;
-    this.worker.postMessage(message, transfer);
+    this.thread.tell({ type: 'start', start: message }, transfer);
   }
 
   /** Leaves a message that the thread reads by itself, outside its event loop. */
   post(message: unknown): void {
-    this.worker.postMessage(message);
+    this.thread.worker.postMessage(message);
   }
 
   /**
-   * Waits for the thread's end, calling `kick` again and again to take it out of a blocking call. Returns whether it
-   * ended in time.
+   * Waits until the thread is done, calling `kick` again and again to take it out of a blocking call. Returns whether it
+   * was in time; it is not this VM's any more then.
    */
   async join(kick: () => void): Promise<boolean> {
     this.joining = true;
-    // One that never started waits for its message and ends by itself without one. (Terminating a worker that is
-    // still loading leaks the descriptors of its event loop.)
-    if (!this.started) this.worker.postMessage(undefined);
+    if (this.started && !(await this.isDone(kick))) return false;
+    this.leave();
+    return true;
+  }
+
+  /** Once, however often it is joined. */
+  private leave(): void {
+    if (this.left) return;
+    this.left = true;
+    this.thread.takeBack();
+    this.giveBack(this.thread);
+  }
+
+  private async isDone(kick: () => void): Promise<boolean> {
     kick();
     const kicks = setInterval(kick, KICK_INTERVAL_MS);
     let limit: NodeJS.Timeout | undefined;
@@ -87,7 +96,7 @@ export class WorkerThread<S, M> {
       }, JOIN_LIMIT_MS);
     });
     try {
-      return await Promise.race([this.ended.then(() => true), timeout]);
+      return await Promise.race([this.done.then(() => true), timeout]);
     } finally {
       clearInterval(kicks);
       clearTimeout(limit);

@@ -8,18 +8,12 @@
 // heard.
 
 import {
-  featureWords,
   hasFeature,
-  VIRTIO_F_VERSION_1_BIT,
-  VIRTIO_ID_VSOCK,
-  VIRTIO_RING_F_EVENT_IDX_BIT,
-  VIRTIO_RING_F_INDIRECT_DESC_BIT,
   type Activation,
   type DeviceInterrupt,
   type DeviceState,
   type VirtioDevice,
 } from '../devices/virtio/device.js';
-import type { MmioDeviceIdentity } from '../devices/virtio/mmio.js';
 import type { EventLoop, Poller } from '../platform/event-loop.js';
 import { SOCK_SEQPACKET, SOCK_STREAM } from '../platform/unix-socket.js';
 import { KIB, type Fd } from '../platform/units.js';
@@ -33,13 +27,9 @@ import { GuestFaultLog } from './fault-log.js';
 import { HostListener } from './host-listener.js';
 import type { DeviceControl, StreamHub } from './in-process/stream-hub.js';
 import { Muxer, MUXER_BROKEN, MUXER_IDLE, type ConnectionObserver } from './muxer.js';
-import {
-  VIRTIO_VSOCK_F_SEQPACKET_BIT,
-  VIRTIO_VSOCK_F_STREAM_BIT,
-  VIRTIO_VSOCK_TYPE_STREAM,
-  VMADDR_CID_HOST,
-} from './packet.js';
+import { VIRTIO_VSOCK_TYPE_STREAM, VMADDR_CID_HOST } from './packet.js';
 import { longestMessage, SeqpacketEndpoint } from './seqpacket-endpoint.js';
+import { VIRTIO_VSOCK_F_SEQPACKET_BIT, vsockConfigSpace } from './settings.js';
 import { UnixBackend, UnixEndpoint, type EndpointFactory } from './unix-endpoint.js';
 
 export type VsockLogLevel = 'error' | 'warn' | 'info' | 'debug';
@@ -82,38 +72,6 @@ const DEFAULT_BUF_ALLOC = 1024 * KIB;
 const RX_QUEUE = 0;
 const TX_QUEUE = 1;
 const EVENT_QUEUE = 2;
-
-/**
- * 1 MiB of 4 KiB buffers: it stays in a processor's second-level cache on its way from the worker to the guest. With
- * 1,024, a hundred streams at once are a quarter slower (docs/performance.md).
- */
-const RX_QUEUE_SIZE = 256;
-const TX_QUEUE_SIZE = 256;
-/** What Linux posts. */
-const EVENT_QUEUE_SIZE = 8;
-
-/** What the transport says of a vsock device whose guest has `guestCid`. */
-export function vsockIdentity(guestCid: number): MmioDeviceIdentity {
-  return {
-    deviceId: VIRTIO_ID_VSOCK,
-    features: featureWords([
-      VIRTIO_VSOCK_F_STREAM_BIT,
-      VIRTIO_VSOCK_F_SEQPACKET_BIT,
-      VIRTIO_F_VERSION_1_BIT,
-      VIRTIO_RING_F_INDIRECT_DESC_BIT,
-      VIRTIO_RING_F_EVENT_IDX_BIT,
-    ]),
-    queueSizes: [RX_QUEUE_SIZE, TX_QUEUE_SIZE, EVENT_QUEUE_SIZE],
-    config: vsockConfigSpace(guestCid),
-  };
-}
-
-function vsockConfigSpace(guestCid: number): Uint8Array {
-  // struct virtio_vsock_config { le64 guest_cid; } (5.10.4)
-  const config = new Uint8Array(8);
-  new DataView(config.buffer).setBigUint64(0, BigInt(guestCid), true);
-  return config;
-}
 
 export class VsockDevice implements VirtioDevice, Poller, DeviceControl {
   readonly counters: VsockCounters;

@@ -28,10 +28,6 @@ export const HEADER_LEN_WORD = LEN;
 /** Where `flags` is, for the last packet of a message. */
 export const HEADER_FLAGS_WORD = FLAGS;
 
-/** Feature bits of the device (5.10.3). */
-export const VIRTIO_VSOCK_F_STREAM_BIT = 0;
-export const VIRTIO_VSOCK_F_SEQPACKET_BIT = 1;
-
 export const VIRTIO_VSOCK_TYPE_STREAM = 1;
 export const VIRTIO_VSOCK_TYPE_SEQPACKET = 2;
 

@@ -6,13 +6,8 @@ import { EventLoop } from '../../src/platform/event-loop.js';
 import { MIB } from '../../src/platform/units.js';
 import type { Fd } from '../../src/platform/units.js';
 import { VsockDevice, type VsockDeviceOptions } from '../../src/vsock/device.js';
-import {
-  HEADER_SIZE,
-  PacketHeader,
-  VIRTIO_VSOCK_F_SEQPACKET_BIT,
-  VIRTIO_VSOCK_TYPE_STREAM,
-  VMADDR_CID_HOST,
-} from '../../src/vsock/packet.js';
+import { HEADER_SIZE, PacketHeader, VIRTIO_VSOCK_TYPE_STREAM, VMADDR_CID_HOST } from '../../src/vsock/packet.js';
+import { VIRTIO_VSOCK_F_SEQPACKET_BIT } from '../../src/vsock/settings.js';
 import { CountingInterrupt, DrivenRing, TestMemory, type TestBuffer } from '../support/driven-ring.js';
 
 export const GUEST_CID = 3;

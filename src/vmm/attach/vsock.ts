@@ -3,8 +3,8 @@
 import type { VsockConfig } from '../../config/vm-config.js';
 import { SOCK_SEQPACKET, SOCK_STREAM, type SocketType } from '../../platform/unix-socket.js';
 import type { Fd } from '../../platform/units.js';
-import { vsockIdentity } from '../../vsock/device.js';
 import { VsockHost } from '../../vsock/in-process/host.js';
+import { vsockIdentity } from '../../vsock/settings.js';
 import { HostSocket } from '../host-socket.js';
 import { registerSibling } from '../siblings.js';
 import type { VsockSettings } from '../vsock-settings.js';

@@ -1,6 +1,6 @@
 // A VM's file descriptor: memory slots, interrupt chips, irqfds and ioeventfds. Main thread, before the vCPUs run.
 
-import { check, close, libc } from '../../platform/libc.js';
+import { check, close, closeElsewhere, libc } from '../../platform/libc.js';
 import type { MemoryMap } from '../../platform/guest-memory.js';
 import { NativeBuffer } from '../../platform/native-buffer.js';
 import type { Fd } from '../../platform/units.js';
@@ -30,14 +30,19 @@ import type { KvmSystem } from './system.js';
 const TSS_ADDRESS = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS = 0xfffb_c000;
 
-/** One VM. Every method throws SysError. `close` gives the descriptor back; the VM lives on while a vCPU holds it. */
+/** One VM. Every method throws SysError. */
 export class KvmVm {
   readonly fd: Fd;
 
-  /** Creates the VM with the in-kernel PIC, IOAPIC, local APICs and PIT. */
-  constructor(system: KvmSystem) {
+  /**
+   * Creates the VM with every chunk of guest memory as a memory slot, and with the in-kernel PIC, IOAPIC, local APICs and
+   * PIT. In this order: a slot that is added after the chips has to wait for the kernel to be rid of their old tables, 8 ms on
+   * a kernel that ticks 250 times a second.
+   */
+  constructor(system: KvmSystem, memory: MemoryMap) {
     this.fd = system.createVm();
     try {
+      this.setMemory(memory);
       check(libc.ioctl(this.fd, KVM_SET_TSS_ADDR, TSS_ADDRESS), 'ioctl KVM_SET_TSS_ADDR');
       const address = new NativeBuffer(8);
       address.setU64(0, IDENTITY_MAP_ADDRESS);
@@ -50,19 +55,6 @@ export class KvmVm {
       close(this.fd);
       throw error;
     }
-  }
-
-  /** Makes every chunk of guest memory a memory slot. */
-  setMemory(map: MemoryMap): void {
-    const region = new NativeBuffer(MEMORY_REGION.SIZE);
-    map.forEach((chunk, slot) => {
-      region.setU32(MEMORY_REGION.SLOT, slot);
-      region.setU32(MEMORY_REGION.FLAGS, 0);
-      region.setU64(MEMORY_REGION.GUEST_PHYS_ADDR, chunk.guestAddress);
-      region.setU64(MEMORY_REGION.MEMORY_SIZE, chunk.size);
-      region.setU64(MEMORY_REGION.USERSPACE_ADDR, chunk.hostAddress);
-      check(libc.ioctl(this.fd, KVM_SET_USER_MEMORY_REGION, region.address), 'ioctl KVM_SET_USER_MEMORY_REGION');
-    });
   }
 
   /** Every signal of `eventFd` becomes an edge on interrupt line `gsi`. */
@@ -94,7 +86,28 @@ export class KvmVm {
     check(libc.ioctl(this.fd, KVM_SIGNAL_MSI, msi.address), 'ioctl KVM_SIGNAL_MSI');
   }
 
-  close(): void {
+  /**
+   * Gives the descriptor back; the VM lives on while a vCPU holds it. Taking a VM apart is waiting in the kernel, for tens of
+   * milliseconds, which is done on another thread. Rejects with SysError.
+   */
+  close(): Promise<void> {
+    return closeElsewhere(this.fd);
+  }
+
+  /** The same, waiting for it. Throws SysError. */
+  closeNow(): void {
     close(this.fd);
+  }
+
+  private setMemory(map: MemoryMap): void {
+    const region = new NativeBuffer(MEMORY_REGION.SIZE);
+    map.forEach((chunk, slot) => {
+      region.setU32(MEMORY_REGION.SLOT, slot);
+      region.setU32(MEMORY_REGION.FLAGS, 0);
+      region.setU64(MEMORY_REGION.GUEST_PHYS_ADDR, chunk.guestAddress);
+      region.setU64(MEMORY_REGION.MEMORY_SIZE, chunk.size);
+      region.setU64(MEMORY_REGION.USERSPACE_ADDR, chunk.hostAddress);
+      check(libc.ioctl(this.fd, KVM_SET_USER_MEMORY_REGION, region.address), 'ioctl KVM_SET_USER_MEMORY_REGION');
+    });
   }
 }

@@ -10,6 +10,7 @@ import { ReadStream } from 'node:tty';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import type { VmConfig } from '../../../src/config/vm-config.js';
 import { Vm, type VmEvent, type VmExit } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { openDescriptors } from '../../support/process-state.js';
 import { CODE, CODE_ADDRESS, writeKernel } from '../../support/tiny-kernel.js';
@@ -19,12 +20,14 @@ const OUTPUT_LIMIT_MS = 20_000;
 
 let directory = '';
 let descriptors = 0;
-beforeEach(() => {
+beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'tsvmm-consoles-'));
+  await endIdleThreads();
   descriptors = openDescriptors();
 });
-afterEach(() => {
+afterEach(async () => {
   rmSync(directory, { recursive: true });
+  await endIdleThreads();
   expect(openDescriptors()).toBe(descriptors);
 });
 

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Vm, type VmEvent } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, threads } from '../../support/process-state.js';
 import { CODE, writeKernel } from '../../support/tiny-kernel.js';
@@ -135,6 +136,7 @@ describeKvm('a stop with grace', () => {
 
 describeKvm('several VMs in one process', () => {
   test('one crashes, one is paused, one is restored, and one echoes all the while', async () => {
+    await endIdleThreads();
     const before = threads();
     const saved = join(directory, 'clone');
     const create = (changes: Parameters<typeof testConfig>[0]): Promise<Vm> => Vm.create(testConfig(changes));
@@ -198,6 +200,7 @@ describeKvm('several VMs in one process', () => {
     } finally {
       await Promise.all(vms.map((vm) => vm.stop()));
     }
+    await endIdleThreads();
     await eventually('every thread is gone', () => threads() <= before);
   });
 });

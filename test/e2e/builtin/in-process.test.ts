@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { MIB } from '../../../src/platform/units.js';
 import { Vm, type VsockServer, type VsockStream } from '../../../src/index.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, openDescriptors } from '../../support/process-state.js';
 import { ConsoleRecorder, testConfig, withVm } from '../../support/vms.js';
@@ -288,6 +289,7 @@ describeKvm('streams and the life of the VM', () => {
   });
 
   test('the end of the VM ends everything: streams, attempts, servers', async () => {
+    await endIdleThreads();
     const before = openDescriptors();
     const vm = await Vm.create(config);
     const server = vm.vsock.listen(5000, () => undefined);
@@ -306,6 +308,7 @@ describeKvm('streams and the life of the VM', () => {
     await closed;
     await expect(vm.vsock.connect(ECHO)).rejects.toMatchObject({ code: 'CLOSED' });
     expect(() => vm.vsock.listen(5000)).toThrow(expect.objectContaining({ code: 'CLOSED' }));
+    await endIdleThreads();
     await eventually('all descriptors are closed', () => openDescriptors() <= before);
   });
 

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { GIB, MIB } from '../../../src/platform/units.js';
 import { Vm, type VmExit } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, guestMappings, openDescriptors, threads } from '../../support/process-state.js';
 import { CODE, writeKernel } from '../../support/tiny-kernel.js';
@@ -80,8 +81,10 @@ describeKvm('the end of a VM', () => {
     const socket = join(directory, 'ch.vsock');
     const config = testConfig({ payload: { kernel: '/dev/null' }, vsock: { cid: 3, socket } });
     await expect(Vm.create(config)).rejects.toThrow('/dev/null'); // Whatever is made once per process is made here.
+    await endIdleThreads();
     const before = [openDescriptors(), threads(), guestMappings()];
     await expect(Vm.create(config)).rejects.toThrow('/dev/null');
+    await endIdleThreads();
     expect([openDescriptors(), threads(), guestMappings()]).toEqual(before);
     expect(readdirSync(directory)).not.toContain('ch.vsock');
   });
@@ -147,8 +150,10 @@ describeKvm('many VMs', () => {
         await console.waitFor(/tsvmm guest/);
       });
     await once(); // Whatever is made once per process is made here.
+    await endIdleThreads();
     const before = [openDescriptors(), threads(), guestMappings()];
     for (let round = 0; round < 100; round++) await once();
+    await endIdleThreads();
     expect([openDescriptors(), threads(), guestMappings()]).toEqual(before);
     expect(readdirSync(directory)).not.toContain('many.vsock');
   }, 120_000);

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { VmEvent } from '../../../src/vmm/events.js';
 import { Vm } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, guestMappings, openDescriptors, threads } from '../../support/process-state.js';
 import { CODE, writeKernel } from '../../support/tiny-kernel.js';
@@ -103,8 +104,10 @@ describeKvm('a reboot', () => {
       expect(await vm.exited).toEqual({ reason: 'stopped' });
     };
     await rebootUntil(1, 0);
+    await endIdleThreads();
     const before = [openDescriptors(), threads(), guestMappings()];
     for (let round = 0; round < 10; round++) await rebootUntil(2, round * 7);
+    await endIdleThreads();
     expect([openDescriptors(), threads(), guestMappings()]).toEqual(before);
   }, 60_000);
 });
@@ -120,6 +123,7 @@ describeKvm('several vCPUs', () => {
 
   test('each runs on the host processors of its affinity', async () => {
     const cpus = { boot_vcpus: 2, max_vcpus: 2, affinity: [{ vcpu: 1, host_cpus: [0] }] };
+    await endIdleThreads();
     const before = new Set(readdirSync('/proc/self/task'));
     await withVm(testConfig({ cpus }), async (_vm, console) => {
       await console.waitFor(/> $/);

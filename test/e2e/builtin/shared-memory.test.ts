@@ -27,11 +27,10 @@ describeKvm('guest memory', () => {
   test('two workers, the guest and the memory file see the same bytes', async () => {
     const directory = mkdtempSync(join(tmpdir(), 'tsvmm-memory-'));
     const system = KvmSystem.open();
-    const vm = new KvmVm(system);
     const ram = new AllocatedMemory({ size: GIB - 256 * MIB, shared: true });
+    const vm = new KvmVm(system, ram.map);
     const vcpu = new KvmVcpu(vm.fd, 0, system.vcpuMmapSize);
     try {
-      vm.setMemory(ram.map);
       const memory = new GuestMemory(ram.map);
       const boot = loadGuest(memory, { kernel: writeKernel(directory, ADD_TEN_TWICE), cmdline: '', cpus: 1 });
       const { tscDeadlineTimer } = system;
@@ -51,7 +50,7 @@ describeKvm('guest memory', () => {
       expect([...file]).toEqual([13, 14]);
     } finally {
       vcpu.close();
-      vm.close();
+      await vm.close();
       system.close();
       ram.close();
       rmSync(directory, { recursive: true });

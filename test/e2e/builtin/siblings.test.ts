@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Vm, type VsockConfig } from '../../../src/index.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, openDescriptors } from '../../support/process-state.js';
 import { ConsoleRecorder, testConfig } from '../../support/vms.js';
@@ -16,13 +17,15 @@ describeKvm('sibling guests', () => {
   let before = 0;
   const vms: Vm[] = [];
 
-  beforeEach(() => {
+  beforeEach(async () => {
     directory = mkdtempSync(join(tmpdir(), 'tsvmm-siblings-'));
+    await endIdleThreads();
     before = openDescriptors();
   });
   afterEach(async () => {
     await Promise.all(vms.splice(0).map((vm) => vm.stop()));
     rmSync(directory, { recursive: true });
+    await endIdleThreads();
     await eventually('all descriptors are closed', () => openDescriptors() <= before);
   });
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { GIB, MIB } from '../../../src/platform/units.js';
 import { Vm } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { openDescriptors } from '../../support/process-state.js';
 import { ConsoleRecorder, testConfig } from '../../support/vms.js';
@@ -17,6 +18,7 @@ describeKvm('the small devices', () => {
     const file = join(directory, 'pmem');
     writeFileSync(file, '');
     truncateSync(file, 3 * GIB);
+    await endIdleThreads();
     const descriptors = openDescriptors();
     try {
       const vm = await Vm.create(
@@ -42,6 +44,7 @@ describeKvm('the small devices', () => {
     } finally {
       rmSync(directory, { recursive: true });
     }
+    await endIdleThreads();
     expect(openDescriptors()).toBe(descriptors);
   });
 

@@ -20,6 +20,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Vm, VmError } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { openDescriptors, threads } from '../../support/process-state.js';
 import { fuzzRun, Random } from '../../support/random.js';
@@ -146,6 +147,7 @@ describeKvm('a snapshot that somebody has changed', () => {
     const text = readFileSync(join(base, 'state.json'), 'utf8');
     const { seed, cases } = fuzzRun(150);
     process.stdout.write(`changed snapshots: ${cases} cases, TSVMM_FUZZ_SEED=${seed}\n`);
+    await endIdleThreads();
     const before = [openDescriptors(), threads()];
     let restored = 0;
     for (let index = 0; index < cases; index++) {
@@ -172,6 +174,7 @@ describeKvm('a snapshot that somebody has changed', () => {
       }
     }
     expect(restored).toBeGreaterThan(0);
+    await endIdleThreads();
     expect([openDescriptors(), threads()]).toEqual(before);
   }, 300_000);
 });

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Vm } from '../../../src/vmm/vm.js';
+import { endIdleThreads } from '../../../src/vmm/worker-pool.js';
 import { describeKvm } from '../../support/kvm.js';
 import { openDescriptors, threads } from '../../support/process-state.js';
 import { ConsoleRecorder, testConfig, withVm } from '../../support/vms.js';
@@ -198,8 +199,10 @@ describeKvm('a snapshot', () => {
       await vm.stop();
     };
     await once();
+    await endIdleThreads();
     const before = [openDescriptors(), threads()];
     for (let round = 0; round < 10; round++) await once();
+    await endIdleThreads();
     expect([openDescriptors(), threads()]).toEqual(before);
   }, 60_000);
 });
