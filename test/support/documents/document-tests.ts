@@ -13,6 +13,7 @@ type Describe = (name: string, body: () => void) => void;
 const PACKAGES: Readonly<Record<string, string>> = {
   'qemu-img': 'qemu-utils',
   'mkfs.ext4': 'e2fsprogs',
+  ld: 'binutils',
 };
 
 /** `describeGroup` is describeKvm where VMs are needed. */

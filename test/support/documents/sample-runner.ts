@@ -50,7 +50,9 @@ try {
 } finally {
   // Streams that a fragment leaves open fail now, with nobody there to hear it.
   process.on('uncaughtException', (error) => {
-    if (!(error instanceof VsockError)) throw error;
+    if (error instanceof VsockError) return;
+    console.error(error);
+    process.exit(1);
   });
   await Promise.all(made.map((vm) => vm.stop()));
 }
