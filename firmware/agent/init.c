@@ -6,7 +6,7 @@
 // The agent proper is a child, which is started again when it dies: process 1 must not end, or the kernel panics. It opens
 // no connection and reads nothing but the kernel's command line and its input devices.
 //
-// Left out: modules, UUID= and LABEL= of file systems (that takes a parser for each), services, logins.
+// Left out: UUID= and LABEL= of file systems (that takes a parser for each), services, logins.
 
 #include "session.h"
 #include <linux/mount.h>
@@ -44,24 +44,7 @@ struct file_system_status {
 };
 _Static_assert(sizeof(struct file_system_status) == 120, "statfs(2)");
 
-// ---- Telling
-
-static void say(const char *text)
-{
-    write_all(2, text, text_length(text));
-}
-
-static void say_error(const char *what, const char *which, long error)
-{
-    char number[21];
-    number[write_decimal(number, (u64)-error)] = '\0';
-    say("tsvmm-agent: ");
-    say(what);
-    say(which);
-    say(": error ");
-    say(number);
-    say("\n");
-}
+// ---- Waiting
 
 static void sleep_milliseconds(u32 milliseconds)
 {
@@ -135,17 +118,20 @@ static void mount_devices(void)
     }
 }
 
-static void open_console(void)
+// False when there is none yet: its driver may be a module.
+static bool open_console(void)
 {
     int fd = (int)sys3(open, "/dev/console", O_RDWR | O_NOCTTY, 0);
-    if (fd < 0)
+    bool found = fd >= 0;
+    if (!found)
         fd = (int)sys3(open, "/dev/null", O_RDWR, 0);
     if (fd < 0)
-        return;
+        return false;
     for (int standard = 0; standard < 3; standard++)
         sys2(dup2, fd, standard);
     if (fd > 2)
         close_fd(fd);
+    return found;
 }
 
 static void mount_all(void)
@@ -486,6 +472,8 @@ static long start_agent(void)
     return 0;
 }
 
+u32 agent_starts;
+
 static long uptime_seconds(void)
 {
     struct {
@@ -501,6 +489,7 @@ static void supervise_agent(void)
     u32 pause = 1;
     for (;;) {
         long start = uptime_seconds();
+        agent_starts++;
         long agent = start_agent();
         if (agent == 0)
             return;
@@ -545,8 +534,11 @@ char **become_init(char **environment)
 {
     sys1(umask, 0);
     mount_devices();
-    open_console();
+    bool has_console = open_console();
     watch_signals();
+    load_modules();
+    if (!has_console)
+        open_console();
     if (!find_root()) {
         say("tsvmm-agent: without its root the machine is switched off\n");
         // For /sys/firmware/acpi.

@@ -19,6 +19,7 @@
 #define LONGEST_PAUSE_SECONDS 64U
 #define DEFAULT_SERVICES_FOLDER "/run/tsvmm"
 #define INIT_PID 1
+#define WANTED ", neither built in (CONFIG_VSOCKETS, CONFIG_VIRTIO_VSOCKETS) nor by the module vmw_vsock_virtio_transport"
 
 struct options {
     u32 port, ready_port, service_port;
@@ -34,20 +35,9 @@ static struct options options = {
     .services = DEFAULT_SERVICES_FOLDER,
 };
 
-static void say(const char *text)
-{
-    write_all(2, text, text_length(text));
-}
-
 static _Noreturn void die(const char *what, long error)
 {
-    char number[21];
-    number[write_decimal(number, (u64)-error)] = '\0';
-    say("tsvmm-agent: ");
-    say(what);
-    say(": error ");
-    say(number);
-    say("\n");
+    say_error(what, "", error);
     exit_process(EXIT_FAILURE_STATUS);
 }
 
@@ -115,8 +105,12 @@ static int open_listener(void)
     union address address;
     u32 size = make_address(&address, options.local, VMADDR_CID_ANY, options.port);
     int fd = (int)sys3(socket, address.family, SOCK_STREAM | O_CLOEXEC, 0);
-    if (fd < 0)
-        die("no vsock socket can be made; does the kernel have CONFIG_VIRTIO_VSOCKETS?", fd);
+    if (fd < 0) {
+        // An init that starts the agent again and again is to say it once.
+        if (agent_starts > 1)
+            exit_process(EXIT_FAILURE_STATUS);
+        die("no vsock socket can be made: the kernel has no vsock" WANTED, fd);
+    }
     sys1(umask, 0077);
     long error = sys3(bind, fd, &address, size);
     if (error < 0)
@@ -153,9 +147,15 @@ static _Noreturn void call_host(void)
     union address address;
     u32 size = make_address(&address, options.ready_local, VMADDR_CID_HOST, options.ready_port);
     u32 pause = 1;
+    bool told = false;
     for (;;) {
         connection = (int)sys3(socket, address.family, SOCK_STREAM | O_CLOEXEC, 0);
-        if (connection >= 0 && sys3(connect, connection, &address, size) == 0) {
+        long error = connection < 0 ? connection : sys3(connect, connection, &address, size);
+        if (error == -ENODEV && !told) {
+            say_error("there is no vsock device, or no driver for it" WANTED, "", error);
+            told = true;
+        }
+        if (error == 0) {
             struct frame frame;
             store_u32(outgoing(), AGENT_MAGIC);
             store_u32(outgoing() + 4, AGENT_VERSION);

@@ -57,6 +57,12 @@ _Noreturn void finish_session(void);
 // The payload as text. Fails the session when it has a NUL in it, or is empty.
 char *payload_text(struct frame *frame, u32 offset);
 
+// How often the init has started the agent; 0 where another init has.
+extern u32 agent_starts;
+
+// Loads the kernel modules that the image's list names, and says what fails.
+void load_modules(void);
+
 // Never returns in process 1, but in its child, which is to be the agent: with the environment for programs.
 char **become_init(char **environment);
 

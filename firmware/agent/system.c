@@ -135,6 +135,23 @@ bool write_all(int fd, const void *bytes, size_t count)
     return true;
 }
 
+void say(const char *text)
+{
+    write_all(2, text, text_length(text));
+}
+
+void say_error(const char *what, const char *which, long error)
+{
+    char number[21];
+    number[write_decimal(number, (u64)-error)] = '\0';
+    say("tsvmm-agent: ");
+    say(what);
+    say(which);
+    say(": error ");
+    say(number);
+    say("\n");
+}
+
 void close_fd(int fd)
 {
     if (fd >= 0)

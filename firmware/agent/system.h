@@ -92,6 +92,11 @@ u64 load_u64(const u8 *bytes);
 void store_u32(u8 *bytes, u32 value);
 void store_u64(u8 *bytes, u64 value);
 
+// On standard error, which is the console in an init.
+void say(const char *text);
+// "tsvmm-agent: ", `what` and `which`, and the number of the error.
+void say_error(const char *what, const char *which, long error);
+
 // Retries what a signal interrupted.
 long read_some(int fd, void *bytes, size_t count);
 bool write_all(int fd, const void *bytes, size_t count);

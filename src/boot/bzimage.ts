@@ -20,6 +20,7 @@ import { alignUp, formatBytes, hex, TWO_POW_32 } from '../platform/units.js';
  *   __u8  jump[2];              // 0x200: the second byte is where the header ends, counted from 0x202
  *   __u32 header;               // 0x202
  *   __u16 version;              // 0x206
+ *   __u16 kernel_version;       // 0x20e: where its text is, counted from 0x200; 0 for none
  *   __u32 initrd_addr_max;      // 0x22c: of the initramfs's last byte
  *   __u32 kernel_alignment;     // 0x230
  *   __u8  relocatable_kernel;   // 0x234
@@ -36,6 +37,7 @@ export const SETUP_HEADER = {
   LENGTH: 0x201,
   HEADER: 0x202,
   VERSION: 0x206,
+  KERNEL_VERSION: 0x20e,
   INITRD_ADDR_MAX: 0x22c,
   KERNEL_ALIGNMENT: 0x230,
   RELOCATABLE_KERNEL: 0x234,
@@ -57,6 +59,9 @@ const XLF_KERNEL_64 = 0x1;
 const XLF_CAN_BE_LOADED_ABOVE_4G = 0x2;
 
 const SECTOR_SIZE = 512;
+const VERSION_BASE = 0x200;
+/** __NEW_UTS_LEN of Linux. */
+const MAX_RELEASE = 64;
 const PARAGRAPH_SIZE = 16;
 const DEFAULT_SETUP_SECTS = 4;
 const ENTRY_64_OFFSET = 0x200;
@@ -89,6 +94,20 @@ export function isBzImage(head: Uint8Array): boolean {
     view.getUint16(SETUP_HEADER.BOOT_FLAG, true) === BOOT_FLAG_MAGIC &&
     view.getUint32(SETUP_HEADER.HEADER, true) === HEADER_MAGIC
   );
+}
+
+/**
+ * The version that a kernel has by `uname -r`, as its file says it: "6.1.0-18-amd64 (builder@host) #1 SMP ..." is the text.
+ * Undefined for a file that is no bzImage, or does not say it. Throws BootError io.
+ */
+export function kernelRelease(file: BootFile): string | undefined {
+  const head = file.read(0, SETUP_HEADER.MAX_END);
+  if (head.length < SETUP_HEADER.MAX_END || !isBzImage(head)) return undefined;
+  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
+  const pointer = view.getUint16(SETUP_HEADER.KERNEL_VERSION, true);
+  if (pointer === 0) return undefined;
+  const text = Buffer.from(file.read(VERSION_BASE + pointer, MAX_RELEASE + 1)).toString('latin1');
+  return /^(\d+\.[\w.+~-]+)[ \0]/.exec(text)?.[1];
 }
 
 /** Parses and checks the setup header of a file for which `isBzImage` holds. Throws BootError. */

@@ -49,6 +49,13 @@ export const IMAGE_OPTIONS: readonly CommandOption[] = [
     help: 'The guest agent itself becomes the init: the guest then needs nothing else to run programs for the host',
   },
   {
+    name: 'modules',
+    kind: 'value',
+    usage: 'DIR',
+    help: 'Kernel modules for the agent as init to load: of /lib/modules/VERSION, or a root with that, what guests need',
+  },
+  { name: 'module', kind: 'value', usage: 'NAME', help: 'One more of those modules; any number of times' },
+  {
     name: 'size',
     kind: 'value',
     usage: 'SIZE',

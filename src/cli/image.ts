@@ -31,7 +31,7 @@ export async function runImage(args: readonly string[]): Promise<SubcommandOutpu
   });
   try {
     const report = await buildImage({ ...options, signal: stop.signal });
-    return { stdout: reportText(options.output, report), notes: report.notes };
+    return { stdout: reportText(options.output, report), notes: [...report.notes, ...moduleNotes(report)] };
   } catch (error) {
     if (stoppedBy === undefined) throw error;
     return {
@@ -46,6 +46,12 @@ export async function runImage(args: readonly string[]): Promise<SubcommandOutpu
 
 function reportText(output: string, { entries, contentBytes, imageBytes }: ImageReport): string {
   return `${output}: ${formatBytes(imageBytes)}, with ${entries} entries and ${formatBytes(contentBytes)} of content\n`;
+}
+
+function moduleNotes({ modules }: ImageReport): string[] {
+  if (modules === undefined || modules.missing.length === 0) return [];
+  const { version, missing } = modules;
+  return [`the kernel ${version} has these neither as modules nor in itself: ${missing.join(', ')}`];
 }
 
 /** What the arguments ask for; throws ConfigError. */
@@ -63,8 +69,10 @@ export function readImageOptions(args: readonly string[]): ImageOptions {
   const format = formatOf(onlyValue(given, 'format'), output);
   const sources = sourcesOf(given);
   const init = initOf(given);
-  if (sources.length === 0 && init === undefined) {
-    const mend = `Give at least one of ${SOURCE_KINDS.map((kind) => `--${kind}`).join(', ')}, --init and --agent-init.`;
+  const modules = modulesOf(given);
+  if (sources.length === 0 && init === undefined && modules === undefined) {
+    const kinds = SOURCE_KINDS.map((kind) => `--${kind}`).join(', ');
+    const mend = `Give at least one of ${kinds}, --init, --agent-init and --modules.`;
     throw mistake('image', 'MISSING_VALUE', 'there is nothing to put into it', mend);
   }
   const size = numberOf(given, 'size', byteSize, 1, Number.MAX_SAFE_INTEGER);
@@ -82,6 +90,7 @@ export function readImageOptions(args: readonly string[]): ImageOptions {
     compress: !output.endsWith('.cpio'),
     init,
     agent: given.some(({ name }) => name === 'agent') ? GUEST_AGENT : undefined,
+    modules,
     mtime: numberOf(given, 'mtime', integer, 0, MAX_TIME),
     owner: ownerOf(onlyValue(given, 'owner')),
     devices: devicesOf(onlyValue(given, 'devices')),
@@ -95,6 +104,14 @@ function initOf(given: readonly GivenOption[]): string | undefined {
   if (init === undefined) return GUEST_AGENT;
   const mend = 'Leave out one of them; an init of your own starts the agent of --agent.';
   throw mistake('agent-init', 'CONFLICT', `--init makes ${init} the init`, mend);
+}
+
+function modulesOf(given: readonly GivenOption[]): ImageOptions['modules'] {
+  const path = onlyValue(given, 'modules');
+  const names = given.filter(({ name }) => name === 'module').map(({ value }) => value);
+  if (path !== undefined) return { path, names };
+  if (names.length === 0) return undefined;
+  throw mistake('module', 'MISSING_KEY', 'it is not said of which kernel', 'Add --modules DIR: /lib/modules/VERSION.');
 }
 
 function sourcesOf(given: readonly GivenOption[]): ImageSource[] {

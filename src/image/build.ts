@@ -17,6 +17,7 @@ import { hostFailure, ImageError } from './errors.js';
 import { writeExt4 } from './ext4.js';
 import { addFolder, fileKey } from './folder.js';
 import { applyLayer, type DevicePolicy, imageTime } from './layer.js';
+import { addKernelModules, type KernelModules, type KernelModulesReport } from './kernel-modules.js';
 import { findProgram, ProgramAdder } from './programs.js';
 import { addRunConfig } from './run-config.js';
 import { Spool } from './spool.js';
@@ -65,7 +66,7 @@ export type ImageFormat = 'initramfs' | 'ext4';
 
 /** What goes into an image, and where it goes. */
 export interface ImageOptions {
-  /** Later ones over earlier ones; at least one, or an `init`. */
+  /** Later ones over earlier ones; at least one, or an `init`, or `modules`. */
   readonly sources: readonly ImageSource[];
   /** What is made. */
   readonly format: ImageFormat;
@@ -82,6 +83,11 @@ export interface ImageOptions {
   readonly init?: string | undefined;
   /** The guest agent (`GUEST_AGENT` is its path), to become /usr/sbin/tsvmm-agent; the init has to start it. */
   readonly agent?: string | undefined;
+  /**
+   * Kernel modules, for the guest agent as init to load; another init finds their paths in /etc/tsvmm/modules, in the order
+   * in which to load them. Distributions' kernels have the drivers of a VM's devices as modules.
+   */
+  readonly modules?: KernelModules | undefined;
   /** Seconds since 1970 for every file, instead of its own time. */
   readonly mtime?: number | undefined;
   /** Owner of everything from folders, instead of the one on the host. */
@@ -111,6 +117,8 @@ export interface ImageReport {
   readonly contentBytes: number;
   /** Bytes of the image. */
   readonly imageBytes: number;
+  /** Which kernel modules are in it, where some were asked for. */
+  readonly modules?: KernelModulesReport | undefined;
   /** What was left out or may surprise, a sentence each. */
   readonly notes: readonly string[];
 }
@@ -168,6 +176,7 @@ class Builder {
   private readonly tree = new Tree();
   private readonly budget: Budget;
   private readonly notes: string[] = [];
+  private modules: KernelModulesReport | undefined;
   private xattrs = 0;
 
   constructor(options: ImageOptions, spool: Spool) {
@@ -177,7 +186,7 @@ class Builder {
   }
 
   async gather(): Promise<void> {
-    const { sources, init, agent, format, signal } = this.options;
+    const { sources, init, agent, format, modules, signal } = this.options;
     const { tree, budget } = this;
     const note = (text: string): void => {
       this.notes.push(text);
@@ -191,6 +200,7 @@ class Builder {
     }
     if (agent !== undefined) await programs.add(await findProgram(agent), AGENT_PLACE);
     if (init !== undefined) await programs.add(await findProgram(init), INIT_PLACES[format]);
+    if (modules !== undefined) this.modules = await addKernelModules(modules, { tree, budget, signal });
     this.noteWhatIsMissing();
     if (this.xattrs > 0) {
       note(`${this.xattrs} files came with extended attributes (capabilities, labels), which are not kept`);
@@ -216,7 +226,7 @@ class Builder {
       await syncFile(image);
       await rename(image, output);
       const { size: imageBytes } = await stat(output);
-      return { ...measured(tree), imageBytes, notes: this.notes };
+      return { ...measured(tree), imageBytes, modules: this.modules, notes: this.notes };
     } catch (error) {
       throw hostFailure(output, error);
     }

@@ -45,6 +45,8 @@ export type ImageErrorCode =
   | 'bad-elf'
   /** A library that a program needs and that is nowhere. */
   | 'missing-library'
+  /** A kernel's modules whose index contradicts itself, or a file that is no module. */
+  | 'bad-modules'
   /** A program that makes file systems is not installed. */
   | 'missing-tool'
   /** A program that makes file systems is installed, and failed. */

@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
+import { kernelRelease } from '../../src/boot/bzimage.js';
 import { BootError } from '../../src/boot/errors.js';
+import { BootFile } from '../../src/boot/file.js';
 import { loadGuest, type GuestToLoad } from '../../src/boot/load.js';
 import type { BootState } from '../../src/boot/state.js';
 import { GIB, KIB, MIB } from '../../src/platform/units.js';
@@ -194,5 +196,37 @@ describe('a hostile bzImage', () => {
       }),
       { numRuns: 400 },
     );
+  });
+});
+
+describe('the release of a kernel', () => {
+  function releaseOf(bytes: Uint8Array): string | undefined {
+    return withDirectory((directory) => {
+      const path = join(directory, 'kernel');
+      writeFileSync(path, bytes);
+      using file = new BootFile(path, 'kernel');
+      return kernelRelease(file);
+    });
+  }
+
+  test.each([
+    ['6.1.0-18-amd64 (debian-kernel@lists.debian.org) #1 SMP', '6.1.0-18-amd64'],
+    ['6.8.9-300.fc40.x86_64 (mock@bkernel) #1', '6.8.9-300.fc40.x86_64'],
+    ['7.0-rc1+', '7.0-rc1+'],
+    ['6.1/../../etc (x)', undefined],
+    ['../../6.1 (x)', undefined],
+    ['', undefined],
+    [`6.${'1'.repeat(500)}`, undefined],
+  ])('%j is %j', (kernelVersion, release) => {
+    expect(releaseOf(buildBzImage({ kernelVersion }))).toBe(release);
+  });
+
+  test('is nothing where the pointer leads nowhere, and in what is no bzImage', () => {
+    const image = buildBzImage({ kernelVersion: '6.1.0 (x)' });
+    image.writeUInt16LE(0xffff, 0x20e);
+    expect(releaseOf(image)).toBeUndefined();
+    expect(releaseOf(buildBzImage())).toBeUndefined();
+    expect(releaseOf(Buffer.from('6.1.0'))).toBeUndefined();
+    expect(releaseOf(Buffer.alloc(4096))).toBeUndefined();
   });
 });

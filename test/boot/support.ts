@@ -168,6 +168,8 @@ export interface BzImageSpec {
   cmdlineSize?: number;
   prefAddress?: bigint;
   initSize?: number;
+  /** The text that kernel_version points at; by default it points nowhere. */
+  kernelVersion?: string;
   code?: Uint8Array;
 }
 
@@ -183,6 +185,10 @@ export function buildBzImage(spec: BzImageSpec = {}): Buffer {
   setup.set([0xeb, spec.headerLength ?? 0x6a], 0x200);
   setup.write('HdrS', 0x202);
   setup.writeUInt16LE(spec.version ?? 0x20f, 0x206);
+  if (spec.kernelVersion !== undefined) {
+    setup.writeUInt16LE(0x100, 0x20e);
+    setup.write(`${spec.kernelVersion}\0`, 0x300, 'latin1');
+  }
   setup.writeUInt8(0x01, 0x211);
   setup.writeUInt32LE(0x10_0000, 0x214);
   setup.writeUInt32LE(spec.initrdAddrMax ?? 0x7fff_ffff, 0x22c);

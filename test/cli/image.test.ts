@@ -44,6 +44,14 @@ describe('the options of tsvmm image', () => {
     expect(read).toMatchObject({ sources: [], init: GUEST_AGENT, agent: undefined });
   });
 
+  test('kernel modules: of which kernel, and which more', () => {
+    const read = (text: string) => readImageOptions([...text.split(' '), '--output', 'x.cpio']);
+    expect(read('--modules /lib/modules/6.1.0')).toMatchObject({ modules: { path: '/lib/modules/6.1.0', names: [] } });
+    expect(read('--module xfs --modules root --module btrfs --agent-init')).toMatchObject({
+      modules: { path: 'root', names: ['xfs', 'btrfs'] },
+    });
+  });
+
   test('the name of the output says what it is, unless it is said', () => {
     const read = (...args: string[]) => readImageOptions(['--folder', 'a', '--output', ...args]);
     expect(read('x.cpio')).toMatchObject({ format: 'initramfs', compress: false });
@@ -66,6 +74,8 @@ describe('the options of tsvmm image', () => {
     ['--folder a --output x.img --devices skip', 'WRONG_TYPE'],
     ['--folder a --output x.img --image n', 'CONFLICT'],
     ['--agent-init --init i --output x.img', 'CONFLICT'],
+    ['--agent-init --module xfs --output x.img', 'MISSING_KEY'],
+    ['--modules a --modules b --output x.img', 'DUPLICATE'],
     ['--folder a --output x.img --outptu y', 'UNKNOWN_OPTION'],
   ])('%j is refused: %s', (text, code) => {
     const args = text === '' ? [] : text.split(' ');
