@@ -134,7 +134,7 @@ while (($#)); do
   esac
   shift
 done
-if [ -n "$kernel$cmdline" ]; then
+if [ -n "$kernel$cmdline" ] || [ "\${arguments[0]}\${TSVMM_KERNEL:+ linux}" = 'run linux' ]; then
   arguments+=(--cmdline "\${cmdline:-console=ttyS0 reboot=k panic=-1} ${LINUX_WORDS}")
   arguments+=(--memory "\${memory:-size=${LINUX_MEMORY}M}")
 fi
