@@ -4,7 +4,7 @@
 
 import type { Duplex } from 'node:stream';
 import type { CopyOptions, CopyOutOptions } from './copy.js';
-import { AgentError } from './errors.js';
+import { AgentError, type AgentErrorCode } from './errors.js';
 import type { GuestMetrics } from './metrics.js';
 import type { ExecOptions, GuestProcess, RunOptions, RunResult } from './program.js';
 import { DEFAULT_AGENT_PORT, DEFAULT_READY_PORT, DEFAULT_SERVICE_PORT } from './ports.js';
@@ -31,6 +31,9 @@ export interface RequestOptions {
 
 /** Calls of agents that are kept: one is usual, and two meet when an agent is started anew. */
 const MAX_CALLS = 4;
+
+/** What asking gives that may yet become ready. A guest that is very slow does not answer in time, but it will call. */
+const NOT_READY: ReadonlySet<AgentErrorCode> = new Set(['AGENT_MISSING', 'GUEST_GONE', 'TIMEOUT']);
 
 interface Waiter {
   readonly resolve: () => void;
@@ -84,7 +87,7 @@ export class GuestAgent {
     if (this.calls.size === 0 && !this.ended && !stop.aborted) {
       const attempt = new AbortController();
       const answered = this.ping({ signal: AbortSignal.any([stop, attempt.signal]) }).catch(async (error: unknown) => {
-        const missing = error instanceof AgentError && (error.code === 'AGENT_MISSING' || error.code === 'GUEST_GONE');
+        const missing = error instanceof AgentError && NOT_READY.has(error.code);
         if (missing || attempt.signal.aborted || stop.aborted) await called;
         else throw error;
       });

@@ -200,7 +200,7 @@ export class Connection implements EndpointEvents, ConnectOutcome, TimerTask, Se
   /** REQUESTED: asks the guest on behalf of `endpoint`. */
   request(endpoint: StreamEndpoint): void {
     this.endpointOrNone = endpoint;
-    this.timer = this.context.loop.setTimer(this.context.requestTimeoutMs, this);
+    this.timer = this.context.loop.setTimer(endpoint.requestTimeoutMs ?? this.context.requestTimeoutMs, this);
     this.control(CONTROL_REQUEST_MASK);
     endpoint.attach(this);
   }

@@ -33,6 +33,8 @@ export type EndReason =
 
 /** A stream of bytes to and from the host. Calls return what the system call does, or a negative errno. */
 export interface StreamEndpoint {
+  /** Milliseconds that the guest has to answer the request for this connection. Absent: as long as the device gives it. */
+  readonly requestTimeoutMs?: number | undefined;
   /** From now on `events` is told; the endpoint tells at once, or soon, what it is ready for already. */
   attach(events: EndpointEvents): void;
   /** Tells the host client that the guest accepted; only for connections it asked for. 0 or a negative errno. */

@@ -1,10 +1,12 @@
 // The protocol itself: greeting, errors, malformed input, an agent that is missing, hostile or gone; ready calls and
 // metrics.
 
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { readdirSync } from 'node:fs';
+import { PassThrough, type Duplex } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
+import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 
 import {
@@ -17,6 +19,8 @@ import {
   words,
   type Frame,
 } from '../../src/agent/protocol.js';
+import { GuestAgent } from '../../src/agent/guest-agent.js';
+import { VsockError } from '../../src/vsock/in-process/errors.js';
 import { LocalAgent } from '../support/local-agent.js';
 import { Random } from '../support/random.js';
 
@@ -194,6 +198,29 @@ describe('a guest without an agent', () => {
     await expect(waiting).rejects.toMatchObject({ code: 'GUEST_GONE' });
     await expect(local.agent.waitReady()).rejects.toMatchObject({ code: 'GUEST_GONE' });
   });
+});
+
+test('a guest too slow to answer in time is waited for until it calls', async () => {
+  let call: ((stream: Duplex) => void) | undefined;
+  const asked = new EventEmitter();
+  const agent = new GuestAgent({
+    connect: (port) => {
+      asked.emit('asked');
+      return Promise.reject(new VsockError('TIMED_OUT', port));
+    },
+    listen: (_port, onConnection) => {
+      call = onConnection;
+    },
+    ended: new Promise(() => undefined),
+  });
+  const wasAsked = once(asked, 'asked');
+  const ready = agent.waitReady();
+  await wasAsked;
+  await turn();
+  const stream = new PassThrough();
+  call?.(stream);
+  await ready;
+  stream.destroy();
 });
 
 describe("something else at the agent's port", () => {

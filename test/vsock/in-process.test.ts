@@ -140,6 +140,18 @@ describe('opening', () => {
     await late;
   });
 
+  test('a caller that gives a slow guest longer gets its answer', async () => {
+    streams.activate();
+    const connecting = streams.host.connect(PORT, { timeout: 60_000 });
+    const [request] = await streams.exchange();
+    streams.loop.advance(REQUEST_TIMEOUT_MS + 1);
+    expect(await streams.exchange()).toEqual([]);
+    new GuestEnd(streams.guest, PORT, request.srcPort).send(OP.RESPONSE);
+    await streams.exchange();
+    (await connecting).destroy();
+    expect(ops(await streams.exchange())).toEqual(['RST']);
+  });
+
   test('the caller’s timeout and its signal withdraw the request', async () => {
     streams.activate();
     const late = expect(streams.host.connect(PORT, { timeout: 1 })).rejects.toMatchObject({ code: 'TIMED_OUT' });

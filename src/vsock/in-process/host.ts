@@ -42,7 +42,7 @@ const MAX_TIMEOUT_MS = 0x7fff_ffff;
 
 /** How long to try to connect. */
 export interface ConnectOptions {
-  /** Milliseconds until the attempt fails with TIMED_OUT. Without it: the two seconds that a guest has to answer. */
+  /** Milliseconds until the attempt fails with TIMED_OUT. Without it: `connect_timeout_ms` of the configuration, two seconds. */
   readonly timeout?: number | undefined;
   /** Aborts the attempt with ABORTED; an open stream is not touched by it. */
   readonly signal?: AbortSignal | undefined;
@@ -142,7 +142,7 @@ export class VsockHost implements StreamOwner {
       const { slot, block, memory } = this.takeSlot(port);
       return new Promise((resolve, reject) => {
         this.users[slot] = new OpeningStream(this, { slot, block, port, signal, timeout, resolve, reject });
-        this.tell({ op: 'connect', slot, port, memory, waitForDriver });
+        this.tell({ op: 'connect', slot, port, memory, waitForDriver, timeout });
       });
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));

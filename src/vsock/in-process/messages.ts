@@ -31,6 +31,8 @@ export type HostMessage =
       readonly port: number;
       readonly memory: SharedArrayBuffer | undefined;
       readonly waitForDriver: boolean;
+      /** Milliseconds that the guest has to answer, when the caller says. */
+      readonly timeout: number | undefined;
     }
   /** The answer to `incoming`. */
   | {

@@ -47,6 +47,7 @@ export interface EndpointHub {
 }
 
 export class RingEndpoint implements StreamEndpoint, DeferredTask {
+  readonly requestTimeoutMs: number | undefined;
   private readonly hub: EndpointHub;
   private readonly slot: number;
   private readonly block: StreamBlock;
@@ -57,7 +58,8 @@ export class RingEndpoint implements StreamEndpoint, DeferredTask {
   private hungUp = false;
   private wantsRoom = false;
 
-  constructor(hub: EndpointHub, slot: number, block: StreamBlock) {
+  constructor(hub: EndpointHub, slot: number, block: StreamBlock, requestTimeoutMs?: number) {
+    this.requestTimeoutMs = requestTimeoutMs;
     this.hub = hub;
     this.slot = slot;
     this.block = block;

@@ -35,6 +35,8 @@ import {
   type GoneReason,
 } from './stream-block.js';
 
+type ConnectMessage = Extract<HostMessage, { op: 'connect' }>;
+
 /** How long the main thread may take to accept: within the guest's own connect timeout of 2 s. */
 const ACCEPT_TIMEOUT_MS = 1800;
 
@@ -73,8 +75,8 @@ export class StreamHub implements Poller, Backend, EndpointHub {
   /** By slot. Memory outlives the endpoint in the slots that keep it. */
   private readonly blocks: (StreamBlock | undefined)[] = [];
   private readonly endpoints: (RingEndpoint | undefined)[] = [];
-  /** By slot: connects that wait for the driver, with the port they are for. */
-  private readonly waiting = new Map<number, number>();
+  /** By slot: connects that wait for the driver. */
+  private readonly waiting = new Map<number, ConnectMessage>();
   private readonly incoming = new Map<number, IncomingConnect>();
   private nextToken = 0;
   /** By CID. */
@@ -104,9 +106,9 @@ export class StreamHub implements Poller, Backend, EndpointHub {
 
   /** Connects that waited for the driver go ahead. */
   driverReady(): void {
-    const waiting = [...this.waiting];
+    const waiting = [...this.waiting.values()];
     this.waiting.clear();
-    for (const [slot, port] of waiting) this.request(slot, port);
+    for (const message of waiting) this.request(message);
   }
 
   close(): void {
@@ -180,9 +182,9 @@ export class StreamHub implements Poller, Backend, EndpointHub {
     switch (message.op) {
       case 'connect':
         this.block(message.slot, message.memory);
-        if (this.connector?.active === true) this.request(message.slot, message.port);
+        if (this.connector?.active === true) this.request(message);
         else if (message.waitForDriver) {
-          this.waiting.set(message.slot, message.port);
+          this.waiting.set(message.slot, message);
           this.withdrawIfBroken(message.slot);
         } else this.gone(message.slot, GONE_DRIVER_NOT_READY);
         return;
@@ -239,14 +241,14 @@ export class StreamHub implements Poller, Backend, EndpointHub {
     if (this.connector?.connectToGuest(port, endpoint, from) !== true) endpoint.close();
   }
 
-  private request(slot: number, port: number): void {
+  private request({ slot, port, timeout }: ConnectMessage): void {
     const block = this.blocks[slot];
     if (block === undefined) return;
     if ((Atomics.load(block.words, WORD.HOST_FLAGS) & HOST_BROKEN_MASK) !== 0) {
       this.gone(slot, GONE_FINISHED);
       return;
     }
-    const endpoint = new RingEndpoint(this, slot, block);
+    const endpoint = new RingEndpoint(this, slot, block, timeout);
     this.endpoints[slot] = endpoint;
     if (this.connector?.connectToGuest(port, endpoint) === true) return;
     this.endpoints[slot] = undefined;
