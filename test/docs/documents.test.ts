@@ -14,7 +14,7 @@ test('few blocks are not tested, and each says why in some words', () => {
   const untested = documentPaths().flatMap((path) => planDocument(path).untested);
   expect(untested.filter(({ reason }) => reason.split(' ').length < 3)).toEqual([]);
   // Whoever adds one more is to think about it twice.
-  expect(untested.length).toBeLessThanOrEqual(10);
+  expect(untested.length).toBeLessThanOrEqual(12);
 });
 
 testDocuments('unit', describe);
