@@ -5,9 +5,10 @@
 #   test/guest/build.sh --install  the same, and install missing Debian packages first (needs root)
 #   test/guest/build.sh --print    only look: exit status 3 if something is not in the cache
 #
-# Standard output has four lines, and nothing else:
+# Standard output has five lines, and nothing else:
 #   kernel=PATH      the ELF file, vmlinux
 #   bzimage=PATH     the same kernel
+#   modules=PATH     a folder with its modules in lib/modules/VERSION
 #   initramfs=PATH
 #   disk=PATH        an image with an ext4 root file system; read-only for everybody, so copy it to write to it
 # The cache is ${TSVMM_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/tsvmm}/guest; each artefact lies in a
@@ -20,7 +21,7 @@ cache=${TSVMM_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME or TSVMM_CACHE_DIR must 
 
 source_package=linux-source-6.1
 # What each half needs. gcc is installed without its recommendations, so its headers are named.
-kernel_packages=("$source_package" gcc libc6-dev make patch flex bison bc libelf-dev xz-utils)
+kernel_packages=("$source_package" gcc libc6-dev make patch flex bison bc libelf-dev xz-utils kmod)
 root_packages=(busybox-static socat libc6 cpio e2fsprogs gcc libc6-dev linux-libc-dev binutils)
 # Of those, the ones whose contents end up in the root file system.
 copied_packages=(busybox-static socat libc6)
@@ -50,7 +51,7 @@ kernel_key() {
   {
     package_version "$source_package"
     cat "$here/guest.config" "$here"/*.patch "$here/lz4-store.c"
-    declare -f configure_kernel build_kernel
+    declare -f configure_kernel build_kernel install_modules
   } | hash_of
 }
 
@@ -113,7 +114,7 @@ build_kernel() { # result folder
   (cd "$tree" && configure_kernel) >>"$log" 2>&1 || fail_with_log "$log" "kernel: the configuration failed"
   gcc -std=gnu11 -O2 -Wall -Wextra -Werror -o "$work/lz4-store" "$here/lz4-store.c"
   # nice: somebody may be working on this machine. setsid: a process group that can be ended whole.
-  setsid nice -n 10 make -C "$tree" -j"$(nproc)" LZ4="$work/lz4-store" bzImage >>"$log" 2>&1 9>&- &
+  setsid nice -n 10 make -C "$tree" -j"$(nproc)" LZ4="$work/lz4-store" bzImage modules >>"$log" 2>&1 9>&- &
   builder=$!
   watch_build "$builder" "$log"
   wait "$builder" || status=$?
@@ -123,6 +124,19 @@ build_kernel() { # result folder
   cp "$tree/arch/x86/boot/bzImage" "$out/bzImage"
   cp "$tree/System.map" "$out/System.map"
   cp "$tree/.config" "$out/config"
+  install_modules "$tree" "$out/modules" >>"$log" 2>&1 || fail_with_log "$log" "kernel: its modules cannot be installed"
+}
+
+# As distributions install them. Those of the network are compressed, so that there are both kinds; not all, since the kernel
+# would inflate them one emulated instruction at a time.
+install_modules() { # source-tree result-folder
+  local folder
+  make -C "$1" CONFIG_MODULE_COMPRESS_GZIP= INSTALL_MOD_PATH="$2" INSTALL_MOD_STRIP=1 modules_install || return
+  folder=$(echo "$2"/lib/modules/*)
+  rm -f "$folder"/{build,source,modules.*.bin}
+  gzip -n -r "$folder/kernel/net" || return
+  # Debian's depmod cannot read what gzip compressed, so it came first.
+  sed -i 's,\(kernel/net/[^: ]*\.ko\),\1.gz,g' "$folder/modules.dep"
 }
 
 # About how many lines the build prints; only for showing progress.
@@ -294,5 +308,5 @@ if [ ! -d "$kernel" ] || [ ! -d "$root" ]; then
   make_artefact root "${root##*-}"
   make_artefact kernel "${kernel##*-}"
 fi
-printf 'kernel=%s\nbzimage=%s\n' "$kernel/vmlinux" "$kernel/bzImage"
+printf 'kernel=%s\nbzimage=%s\nmodules=%s\n' "$kernel/vmlinux" "$kernel/bzImage" "$kernel/modules"
 printf 'initramfs=%s\ndisk=%s\n' "$root/initramfs.cpio" "$root/root.ext4"

@@ -25,10 +25,10 @@ export const BOOT_LIMIT_MS = 240_000;
 export const COMMAND_LIMIT_MS = 60_000;
 
 /**
- * The path of something that test/guest/build.sh builds: the kernel as an ELF file or bzImage, and what it boots from, an
- * initramfs or an image of an ext4 root file system. All are read-only: copy the disk to write to it.
+ * The path of something that test/guest/build.sh builds: the kernel as an ELF file or bzImage, a root with its modules, and
+ * what it boots from, an initramfs or an image of an ext4 root file system. All are read-only: copy the disk to write to it.
  */
-export function testArtefact(name: 'kernel' | 'bzimage' | 'initramfs' | 'disk'): string {
+export function testArtefact(name: 'kernel' | 'bzimage' | 'modules' | 'initramfs' | 'disk'): string {
   const variable = `TSVMM_TEST_${name.toUpperCase()}`;
   const path = process.env[variable];
   if (path === undefined) throw new Error(`${variable} is not set: run the Linux tests with \`npm test -- linux\``);
