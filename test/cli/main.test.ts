@@ -53,6 +53,19 @@ describe('tsvmm', () => {
     expect(packages).toContain('yargs-parser');
     expect(packages.filter((name) => !name.startsWith('node:'))).toEqual(['yargs-parser']);
   });
+
+  test('a VM loads what it may not need with its first use: requests of the agent, the vsock device, the files of snapshots', () => {
+    const modules = new Set<string>();
+    packagesLoadedBy(new URL('../../src/vmm/vm.js', import.meta.url), modules);
+    const inFolder = (folder: string): string[] =>
+      [...modules].flatMap((module) =>
+        module.includes(`/src/${folder}/`) ? [module.split(`/src/${folder}/`)[1]] : [],
+      );
+    expect(inFolder('agent').sort()).toEqual(['errors.js', 'guest-agent.js', 'ports.js']);
+    expect(inFolder('vsock').sort()).toEqual(['counters.js', 'in-process/errors.js']);
+    expect(inFolder('vmm/snapshot')).not.toContain('read.js');
+    expect(['image', 'api', 'boottest', 'cli', 'devices/block', 'devices/net'].flatMap(inFolder)).toEqual([]);
+  });
 });
 
 /** The packages that a compiled module imports statically, by itself and through its own modules. */
