@@ -18,11 +18,11 @@ import { LocalAgent } from '../test/support/local-agent.js';
 import { compared, median, type Bench, type Figure } from './harness.js';
 import { buildLinux } from './linux-artefacts.js';
 
-const ROUNDS = 7;
-const PINGS = 15;
+const ROUNDS = 3;
+const PINGS = 9;
 /** What any machine has. */
 const NOTHING = ['/bin/sh', '-c', ':'];
-const FILE_SIZE = 16 * MIB;
+const FILE_SIZE = 8 * MIB;
 /** An archive of initramfs parts begins at a multiple of this. */
 const CPIO_ALIGNMENT = 512;
 
@@ -147,8 +147,8 @@ function figures(
     guest('ping in Linux, against the agent on the host', 'ms', 'ping'),
     guest('  with its connection', 'ms', 'connect'),
     guest('a shell that ends at once', 'ms', 'exec'),
-    guest('copy in, 16 MiB', 'MB/s', 'copyIn'),
-    guest('copy out, 16 MiB', 'MB/s', 'copyOut'),
+    guest('copy in, 8 MiB', 'MB/s', 'copyIn'),
+    guest('copy out, 8 MiB', 'MB/s', 'copyOut'),
     compared('a shell that ends at once, by the agent on the host, against spawn', 'ms', of('local', 'exec'), exec),
     compared('copy in by the agent on the host, against cp', 'MB/s', of('local', 'copyIn'), copy),
     compared('copy out by the agent on the host, against cp', 'MB/s', of('local', 'copyOut'), copy),

@@ -88,7 +88,7 @@ function printTable({ bench, host, figures }: BenchReport): void {
     name,
     `${format(value)} ${unit}`,
     reference === undefined ? '' : `${format(reference)} ${unit}`,
-    ratio === undefined ? '' : ratio.toFixed(2),
+    ratio === undefined ? '' : ratio < 0.01 ? ratio.toPrecision(1) : ratio.toFixed(2),
   ]);
   const table = [['figure', 'tsvmm', 'reference', 'ratio'], ...rows];
   const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column].length)));
