@@ -1,8 +1,10 @@
 // Many VMs in one process: they do not disturb one another, and the threads that serve one after the other carry nothing over.
 
+import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { MessageChannel } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
 import { Vm, type VmConfigInput, type VmExit } from '../../../src/index.js';
@@ -15,6 +17,8 @@ import { testConfig, withVm } from '../../support/vms.js';
 
 const ECHO = 7;
 const VMS = 50;
+const CHILD_CONFIG = `{ memory: { size: 64 << 20 }, serial: { mode: 'Null' }, vsock: { cid: 3 } }`;
+const execute = promisify(execFile);
 
 let directory = '';
 beforeAll(() => {
@@ -178,6 +182,55 @@ describeKvm('threads that have served another VM', () => {
     expect(after - before).toBeLessThan(30 * MIB);
     expect(guestMappings()).toBe(mappings);
   }, 240_000);
+});
+
+describeKvm('Vm.prewarm', () => {
+  const config = testConfig({ vsock: { cid: 3 } });
+
+  test('has the threads of that many VMs there, which take them; cooldown ends what is idle and no VM', async () => {
+    const none = threads();
+    await Vm.prewarm(config, { vms: 2 });
+    const ready = threads();
+    // A vCPU and an I/O thread each.
+    expect(ready).toBeGreaterThanOrEqual(none + 4);
+    const vms = await Promise.all([Vm.create(config), Vm.create(config)]);
+    try {
+      await Promise.all(vms.map((vm) => vm.start()));
+      await eventually('those that were taken are replaced', () => threads() >= ready + 4);
+      await Vm.cooldown();
+      expect(await Promise.all(vms.map((vm) => echo(vm, 'still here')))).toEqual(['still here', 'still here']);
+    } finally {
+      await Promise.all(vms.map((vm) => vm.stop()));
+    }
+    await Vm.cooldown();
+    await eventually('no thread is left', () => threads() <= none);
+  });
+
+  test('refuses numbers that cannot be, and configurations that are none', async () => {
+    for (const vms of [0, -1, 1.5, Number.NaN, 257]) {
+      await expect(Vm.prewarm(config, { vms })).rejects.toThrow(RangeError);
+    }
+    await expect(Vm.prewarm({ vsock: { cid: 2 } })).rejects.toMatchObject({ name: 'ConfigError' });
+  });
+
+  test.each([
+    ['warm threads', `await Vm.prewarm({ vsock: { cid: 3 } }, { vms: 2 })`],
+    ['threads that a VM has left', `const vm = await Vm.create(${CHILD_CONFIG}); await vm.start(); await vm.stop()`],
+    ['threads that were ended', `await Vm.prewarm({}); await Vm.cooldown()`],
+  ])('%s do not keep a program from ending', async (_what, code) => {
+    const library = new URL('../../../src/index.js', import.meta.url).href;
+    const program = `import { Vm } from '${library}'; ${code}; console.log('done');`;
+    const { stdout } = await execute(process.execPath, ['--input-type=module', '-e', program]);
+    expect(stdout).toBe('done\n');
+  });
+
+  test('threads that a VM has left end by themselves when no other VM takes them', async () => {
+    await Vm.cooldown();
+    const none = threads();
+    await withVm(config, (vm) => echo(vm, 'x'));
+    expect(threads()).toBeGreaterThan(none);
+    await eventually('they have ended', () => threads() <= none, 60_000);
+  }, 70_000);
 });
 
 /** The processors that the threads of this process may run on: one line when all may run on the same. */
