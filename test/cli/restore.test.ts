@@ -122,6 +122,22 @@ describe('options beside --restore', () => {
     expect((await configOf('--serial', 'null')).serial).toEqual({ mode: 'Null' });
   });
 
+  test('ports and services of the host are its own: given anew they replace the saved ones, and need its vsock', async () => {
+    const kernel = file('kernel');
+    const publish = [{ host_port: 0, guest_port: 80 }];
+    const host_services = [{ name: 'db', to: '/db' }];
+    const before = { ...saved, payload: { kernel }, publish, host_services };
+    writeFileSync(join(folder, 'config.json'), JSON.stringify(before));
+    expect(await configOf()).toEqual(before);
+    expect(await configOf('--publish', '1:2', '--host-service', 'none')).toEqual({
+      ...before,
+      publish: [{ host_port: 1, guest_port: 2 }],
+      host_services: [],
+    });
+    writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...saved, payload: { kernel }, vsock: undefined }));
+    await expect(configOf('--publish', '1:2')).rejects.toThrow(/^--publish: the saved VM has no vsock/);
+  });
+
   test('prefault', async () => {
     const command = parseCommandLine(['--restore', `source_url=${folder},prefault=on`]);
     if (command.action !== 'run') throw new Error('not to be run');
