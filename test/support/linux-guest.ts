@@ -75,10 +75,10 @@ export class LinuxGuest {
   }
 
   /** Starts a shell command in the guest and returns when it has printed `pattern`; it goes on running. */
-  async startUntil(command: string, pattern: RegExp): Promise<void> {
+  async startUntil(command: string, pattern: RegExp, limitMs = COMMAND_LIMIT_MS): Promise<void> {
     const from = this.console.text.length;
     await this.vm.console.write(Buffer.from(`${command}\n`));
-    await this.console.waitFor(pattern, COMMAND_LIMIT_MS, from);
+    await this.console.waitFor(pattern, limitMs, from);
   }
 
   /** Waits for the end of the command that runs, and returns what it printed since position `from`. */

@@ -158,7 +158,7 @@ describeKvm('vm.publish', () => {
       await using clone = await Vm.restore(folder, { overrides: { publish } });
       const [port] = clone.publishedPorts;
       // A connection waits for the guest to go on, and for its driver to have heard of the restore.
-      const waiting = exchange(port?.hostPort ?? 0, Buffer.from('clone'));
+      const waiting = exchange(port.hostPort, Buffer.from('clone'));
       await clone.resume();
       expect((await waiting).toString()).toBe('clone');
       await using none = await Vm.restore(folder, { overrides: { publish: [] } });
