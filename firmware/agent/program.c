@@ -37,6 +37,8 @@ static u32 variable_count;
 static char *working_directory;
 static struct window_size window;
 static bool wants_tty;
+static char *user;
+static struct identity identity;
 
 static char *keep(const char *text)
 {
@@ -103,6 +105,21 @@ static void read_window(struct frame *frame)
     wants_tty = true;
 }
 
+static void become_user(void)
+{
+    static char home[PATH_BYTES] = "HOME=";
+    // Looking for a group cuts the text in two; what could not be found is told as it came.
+    char *whole = keep(user);
+    if (!find_identity(user, &identity))
+        fail(ERROR_NO_USER, 0, whole);
+    user = whole;
+    size_t size = text_length(identity.home) + 1;
+    if (size <= sizeof home - 5) {
+        copy_bytes(home + 5, identity.home, size);
+        set_variable(home);
+    }
+}
+
 // Takes everything up to EXEC, whose flags are returned. The host's variables wait in `changes` until it is known
 // what they change.
 static u32 read_request(struct frame *frame, char **changes, u32 *change_count)
@@ -121,6 +138,9 @@ static u32 read_request(struct frame *frame, char **changes, u32 *change_count)
             break;
         case FRAME_CWD:
             working_directory = keep(payload_text(frame, 0));
+            break;
+        case FRAME_USER:
+            user = keep(payload_text(frame, 0));
             break;
         case FRAME_TTY:
             read_window(frame);
@@ -219,7 +239,6 @@ static long search_and_execute(void)
 static _Noreturn void become_program(const int ends[3], bool tty, int report)
 {
     u64 none = 0;
-    sys2(prctl, PR_SET_PDEATHSIG, SIGKILL);
     sys0(setsid);
     for (int fd = 0; fd < 3; fd++)
         sys2(dup2, ends[fd], fd);
@@ -229,6 +248,15 @@ static _Noreturn void become_program(const int ends[3], bool tty, int report)
     default_signal(SIGCHLD);
     sys4(rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
     sys1(umask, 022);
+    if (user != NULL) {
+        if (tty)
+            sys3(fchown, 0, identity.uid, identity.gid);
+        long error = assume_identity(&identity);
+        if (error < 0)
+            report_failure(report, ERROR_NO_USER, error);
+    }
+    // Not before: becoming another user takes it back.
+    sys2(prctl, PR_SET_PDEATHSIG, SIGKILL);
     if (working_directory != NULL) {
         long error = sys1(chdir, working_directory);
         if (error < 0)
@@ -276,7 +304,8 @@ static void start(struct program *program)
     struct start_failure failure;
     if (read_some(report[0], &failure, sizeof failure) == sizeof failure) {
         sys4(wait4, program->pid, 0, 0, 0);
-        fail(failure.code, failure.error, failure.code == ERROR_CWD ? working_directory : arguments[0]);
+        const char *which = failure.code == ERROR_CWD ? working_directory : failure.code == ERROR_NO_USER ? user : arguments[0];
+        fail(failure.code, failure.error, which);
     }
     close_fd(report[0]);
 }
@@ -567,6 +596,8 @@ void run_program(struct frame *frame, char **environment)
     }
     if (find_variable("PATH") == NULL)
         set_variable(keep("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"));
+    if (user != NULL)
+        become_user();
     for (u32 i = 0; i < change_count; i++)
         set_variable(changes[i]);
     variables[variable_count] = NULL;

@@ -22,6 +22,7 @@ enum frame_type {
     FRAME_ERROR = 2, // le32 enum error_code, le32 errno, text. Only from the agent; the session is over.
     FRAME_PING = 3,  // anything; answered by FRAME_PONG with the same
     FRAME_PONG = 4,
+    FRAME_SYNC = 5, // empty from the host; answered by the same when all disks have everything
 
     // A program: ARG..., ENV..., CWD, TTY as needed, then EXEC.
     FRAME_ARG = 16,
@@ -37,6 +38,7 @@ enum frame_type {
     FRAME_STDERR = 26,
     FRAME_SIGNAL = 27, // le32 signal, for the process group
     FRAME_EXIT = 28,   // le32 exit status, le32 signal
+    FRAME_USER = 29,   // before EXEC: "user" or "user:group", names or numbers
 
     // Files: PUT or GET, then a tree in the direction asked for.
     FRAME_PUT = 32, // path
@@ -84,6 +86,7 @@ enum error_code {
     ERROR_NO_PROCESS = 15,
     ERROR_GUEST_PORT = 16,
     ERROR_NO_SERVICE = 17, // from the host only
+    ERROR_NO_USER = 18,
 };
 
 #endif

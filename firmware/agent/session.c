@@ -184,6 +184,11 @@ _Noreturn void serve(int fd, char **environment)
             if (!send_outgoing(FRAME_PONG, frame.length))
                 exit_process(0);
             break;
+        case FRAME_SYNC:
+            sys0(sync);
+            if (!send_outgoing(FRAME_SYNC, 0))
+                exit_process(0);
+            break;
         case FRAME_METRICS:
             send_metrics();
             break;
@@ -191,6 +196,7 @@ _Noreturn void serve(int fd, char **environment)
         case FRAME_ENV:
         case FRAME_CWD:
         case FRAME_TTY:
+        case FRAME_USER:
             run_program(&frame, environment);
             finish_session();
         case FRAME_PUT:

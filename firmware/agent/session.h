@@ -66,6 +66,20 @@ void load_modules(void);
 // Never returns in process 1, but in its child, which is to be the agent: with the environment for programs.
 char **become_init(char **environment);
 
+// A user of the guest.
+#define IDENTITY_GROUPS 64
+struct identity {
+    u32 uid, gid;
+    u32 group_count;
+    u32 groups[IDENTITY_GROUPS];
+    const char *home;
+};
+
+// Reads "user" or "user:group", which is changed. False when there is no such user or group.
+bool find_identity(char *user, struct identity *identity);
+// Becomes that user, for good; returns an error otherwise.
+long assume_identity(const struct identity *identity);
+
 void run_program(struct frame *frame, char **environment);
 void receive_tree(struct frame *request);
 void send_tree(struct frame *request);

@@ -102,6 +102,8 @@ class TreeSender {
     try {
       const status = await file.stat();
       if (!status.isFile()) throw unsupported(path);
+      // Only the top has no name.
+      if (name.length === 0) this.progress.expect(status.size);
       await this.send(FRAME.FILE, Buffer.concat([fileHead(status), name]));
       let size = 0;
       let crc = 0;

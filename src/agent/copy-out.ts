@@ -108,6 +108,7 @@ class TreeReceiver {
 
   private async receiveFile(payload: Buffer): Promise<void> {
     const path = this.place(payload.subarray(12));
+    if (this.folders.length === 0) this.options.progress.expect(Number(payload.readBigUInt64LE(4)));
     const flags = constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW;
     const file = await open(path, flags, 0o600);
     try {

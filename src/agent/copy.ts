@@ -10,6 +10,8 @@ export interface CopyProgress {
   readonly bytes: number;
   /** Entries that are done: files, folders and symbolic links. */
   readonly entries: number;
+  /** Bytes that there will be, as long as a single file is copied; undefined for a folder. */
+  readonly total?: number | undefined;
 }
 
 /** How to copy. */
@@ -60,22 +62,33 @@ export function hostError(error: unknown, path: string): unknown {
 export class ProgressCounter {
   private bytes = 0;
   private entries = 0;
+  private total: number | undefined;
   private readonly tell: ((progress: CopyProgress) => void) | undefined;
 
   constructor(tell: ((progress: CopyProgress) => void) | undefined) {
     this.tell = tell;
   }
 
+  /** All that is copied is one file, of that size as far as is known now. */
+  expect(total: number): void {
+    this.total = total;
+  }
+
   addBytes(count: number): number {
     this.bytes += count;
-    this.tell?.({ bytes: this.bytes, entries: this.entries });
+    this.report();
     return this.bytes;
   }
 
   addEntry(): number {
     this.entries += 1;
-    this.tell?.({ bytes: this.bytes, entries: this.entries });
+    this.report();
     return this.entries;
+  }
+
+  private report(): void {
+    const { bytes, entries, total } = this;
+    this.tell?.({ bytes, entries, ...(total === undefined ? {} : { total }) });
   }
 }
 

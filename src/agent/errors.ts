@@ -16,6 +16,8 @@ export type AgentErrorCode =
   | 'BAD_CWD'
   /** Arguments, output or a copy beyond what is allowed. */
   | 'TOO_LARGE'
+  /** The guest has no such user or group, or its agent may not become it. */
+  | 'NO_USER'
   /** The guest has no pseudo-terminals. */
   | 'NO_TTY'
   /** The caller's `timeout` is over. */
@@ -38,6 +40,8 @@ export type AgentErrorCode =
   | 'REFUSED'
   /** The guest is out of processes, descriptors or memory. */
   | 'NO_PROCESS'
+  /** Nobody can be reached at the monitor's vsock socket. */
+  | 'HOST_SOCKET'
   /** The host's port is taken, or not for this user. */
   | 'HOST_PORT'
   /** The guest's port or socket for a service of the host cannot be had. */

@@ -199,6 +199,12 @@ export class GuestAgent {
     await copyOut(this.transport, this.port, [guestPath, hostPath], options);
   }
 
+  /** Has the guest write to its disks what it holds in memory: before the plug is pulled. Rejects with AgentError. */
+  async sync(options: RequestOptions = {}): Promise<void> {
+    const { syncDisks } = await import('./sync.js');
+    await syncDisks(this.transport, this.port, options);
+  }
+
   /** The guest's load. Rejects with AgentError. */
   async metrics(options: RequestOptions = {}): Promise<GuestMetrics> {
     const { readMetrics } = await import('./metrics.js');

@@ -32,6 +32,11 @@ export interface ExecOptions {
   readonly clearEnv?: boolean;
   /** The agent's own, usually `/`, unless given. */
   readonly cwd?: string;
+  /**
+   * Who the program runs as: `user` or `user:group`, by name or number as the guest's /etc/passwd and /etc/group have them, with
+   * that user's other groups and HOME. The agent's own user, usually root, unless given. NO_USER where there is none.
+   */
+  readonly user?: string;
   /** What the program reads: nothing, unless given. 'pipe': what is written to the `stdin` of the GuestProcess. */
   readonly stdin?: 'pipe' | Uint8Array | Readable;
   /** Milliseconds after which the program and its process group are killed, and the result is TIMEOUT. */
@@ -273,7 +278,7 @@ async function ended(stream: Readable): Promise<void> {
 }
 
 function sendRequest(session: AgentSession, argv: readonly string[], options: ExecOptions): void {
-  const { env = {}, clearEnv = false, cwd, tty } = options;
+  const { env = {}, clearEnv = false, cwd, user, tty } = options;
   if (argv.length === 0 || argv[0] === '') throw new TypeError('argv names no program');
   for (const argument of argv) session.send(FRAME.ARG, text(argument, 'an argument'));
   for (const [name, value] of Object.entries(env)) {
@@ -281,6 +286,7 @@ function sendRequest(session: AgentSession, argv: readonly string[], options: Ex
     session.send(FRAME.ENV, text(value === undefined ? name : `${name}=${value}`, `env: ${name}`));
   }
   if (cwd !== undefined) session.send(FRAME.CWD, text(cwd, 'cwd'));
+  if (user !== undefined) session.send(FRAME.USER, text(user, 'user'));
   if (tty !== undefined) session.send(FRAME.TTY, words(tty.rows, tty.columns));
   session.send(FRAME.EXEC, words(clearEnv ? EXEC_CLEAR_ENV : 0));
 }

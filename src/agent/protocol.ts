@@ -16,6 +16,7 @@ export const FRAME = {
   ERROR: 2,
   PING: 3,
   PONG: 4,
+  SYNC: 5,
   ARG: 16,
   ENV: 17,
   CWD: 18,
@@ -29,6 +30,7 @@ export const FRAME = {
   STDERR: 26,
   SIGNAL: 27,
   EXIT: 28,
+  USER: 29,
   PUT: 32,
   GET: 33,
   DIR: 34,
@@ -84,6 +86,7 @@ const ERRORS: Readonly<Record<number, readonly [AgentErrorCode, (what: string) =
   14: ['REFUSED', (what) => what],
   15: ['NO_PROCESS', (what) => `the guest is out of processes or memory: ${what}`],
   16: ['GUEST_PORT', (what) => `the guest cannot listen at ${what}; something else may use it there`],
+  18: ['NO_USER', (what) => `the guest cannot run a program as ${what}: no such user or group, or not for its agent`],
 };
 
 /** The failure that an ERROR frame tells of. */

@@ -25,6 +25,7 @@ export class Ending {
   private deadline: NodeJS.Timeout | undefined;
   /** Whether the guest has time to shut down. */
   private graceful = false;
+  private diversion: ((signal: EndingSignal) => boolean) | undefined;
   requested = false;
 
   /** `graceMs`: what signals give the guest. */
@@ -49,9 +50,15 @@ export class Ending {
     if (this.requested) this.stop(vm);
   }
 
+  /** Offers signals to `take` before they end anything: one for which it returns true does not. Undefined ends that. */
+  divert(take: ((signal: EndingSignal) => boolean) | undefined): void {
+    this.diversion = take;
+  }
+
   /** Asks for the end, by `signal`, or by the escape key when undefined. */
   request(signal: EndingSignal | undefined): void {
     if (!this.requested) {
+      if (signal !== undefined && this.diversion?.(signal) === true) return;
       this.requested = true;
       this.by = signal;
       this.graceful = this.graceMs > 0 && signal !== undefined;

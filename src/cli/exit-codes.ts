@@ -11,7 +11,8 @@ export const EXIT_PANIC = 5;
 export const EXIT_TEST_FAILED = 6;
 export const EXIT_TEST_TIMED_OUT = 7;
 
-/** Of `tsvmm run`, whose other exit statuses are the program's: those that env(1) and docker have for the same. */
+/** Of `tsvmm run` and `tsvmm exec`, whose other exit statuses are the program's: those of timeout(1), env(1) and docker. */
+export const EXIT_RUN_TIMED_OUT = 124;
 export const EXIT_RUN_FAILED = 125;
 export const EXIT_RUN_NOT_EXECUTABLE = 126;
 export const EXIT_RUN_NOT_FOUND = 127;
@@ -36,11 +37,12 @@ export const EXIT_CODES: readonly (readonly [code: number, meaning: string])[] =
   [SIGNAL_EXITS.SIGTERM, 'ended by SIGTERM'],
 ];
 
-/** Exit statuses of `tsvmm run` to meanings. */
+/** Exit statuses of `tsvmm run` and `tsvmm exec` to meanings, but for the program's own. */
 export const RUN_EXIT_CODES: readonly (readonly [code: number, meaning: string])[] = [
-  [EXIT_RUN_FAILED, 'tsvmm run: no program was run, for options, KVM or the guest'],
-  [EXIT_RUN_NOT_EXECUTABLE, 'tsvmm run: the guest cannot execute the program'],
-  [EXIT_RUN_NOT_FOUND, 'tsvmm run: the guest has no such program'],
+  [EXIT_RUN_TIMED_OUT, 'run, exec: the program did not end within --timeout and was killed'],
+  [EXIT_RUN_FAILED, 'run, exec: options, KVM, the guest or a copy failed'],
+  [EXIT_RUN_NOT_EXECUTABLE, 'run, exec: the guest cannot execute the program'],
+  [EXIT_RUN_NOT_FOUND, 'run, exec: the guest has no such program'],
 ];
 
 /** The exit status for a program that `signal` ended. */

@@ -5,7 +5,17 @@ import { readFileSync } from 'node:fs';
 import yargs from 'yargs';
 import { VM_OPTION_GROUPS, VM_OPTIONS } from '../config/vm-options.js';
 import { EXIT_CODES, RUN_EXIT_CODES } from './exit-codes.js';
-import { COMMAND_OPTIONS, type CommandOption, CTL, RUN, type Subcommand, SUBCOMMANDS, TEST } from './options.js';
+import {
+  COMMAND_OPTIONS,
+  type CommandOption,
+  CP,
+  CTL,
+  EXEC,
+  RUN,
+  type Subcommand,
+  SUBCOMMANDS,
+  TEST,
+} from './options.js';
 
 const MAX_WIDTH = 110;
 
@@ -42,7 +52,14 @@ function describe(usage: string, help: string): string {
 }
 
 function commandsText(columns: number): string {
-  const all: Readonly<Record<string, Subcommand>> = { ...SUBCOMMANDS, ctl: CTL, run: RUN, test: TEST };
+  const all: Readonly<Record<string, Subcommand>> = {
+    run: RUN,
+    exec: EXEC,
+    cp: CP,
+    ...SUBCOMMANDS,
+    ctl: CTL,
+    test: TEST,
+  };
   const commands = Object.entries(all).flatMap(([name, { args, help, options = [] }]) => [
     `  ${[name, ...args].join(' ')}`,
     ...wrap(help, columns - 6).map((line) => `      ${line}`),

@@ -13,6 +13,8 @@ import { parseCommandLine } from './options.js';
 import type { SnapshotOverrides } from '../vmm/snapshot/overrides.js';
 import type { Vm, VmEvent } from '../vmm/vm.js';
 import { chosenPorts, type RunnableVm } from './attend.js';
+import type { GuestCommandName } from './guest-help.js';
+import type { CreateProgramVm, GuestRun } from './guest-program.js';
 import type { Host } from './host.js';
 import { resumesAtOnce } from './restore.js';
 import { runVm } from './run.js';
@@ -58,6 +60,7 @@ async function main(args: readonly string[]): Promise<number> {
     }
     if (command.action === 'test') return await bootTests(command.args);
     if (command.action === 'program') return await guestProgram(command.args);
+    if (command.action === 'exec' || command.action === 'cp') return await guestCommand(command.action, command.args);
     if (command.action !== 'run') {
       const { helpText, versionText } = await import('./help.js');
       print(process.stdout, command.action === 'help' ? await helpText(process.stdout.columns) : versionText());
@@ -109,21 +112,27 @@ async function main(args: readonly string[]): Promise<number> {
 async function guestProgram(args: readonly string[]): Promise<number> {
   let verbose = false;
   try {
-    const { guestProgramConfig, parseGuestProgram, runGuestProgram } = await import('./guest-program.js');
+    const { parseGuestProgram, prepareGuestRun, runGuestProgram } = await import('./guest-program.js');
     const command = parseGuestProgram(args);
-    if (command === 'help' || command === 'version') return await main([`--${command}`]);
-    const { argv } = command;
+    if (command === 'version') return await main(['--version']);
+    if (command === 'help') return await printGuestHelp('run');
     verbose = command.log.verbosity > 0;
-    const config = await guestProgramConfig(command);
     const log = createLog(command.log);
-    const logLevel = log.reaches('debug') ? 'debug' : 'info';
+    const options = { log: log.write, logLevel: log.reaches('debug') ? 'debug' : 'info' } as const;
+    const create: CreateProgramVm = async (config, restoreFrom) => {
+      if (restoreFrom !== undefined) await prestart(config);
+      const vm =
+        restoreFrom === undefined
+          ? await createVm(config, options)
+          : await restoreVm(restoreFrom, { ...options, overrides: config });
+      for (const line of chosenPorts(config, vm.publishedPorts)) say(line);
+      if (restoreFrom === undefined) return vm;
+      const { agent, exited, console } = vm;
+      return { agent, exited, console, start: () => vm.resume(), stop: () => vm.stop() };
+    };
+    const prepare: GuestRun['prepare'] = (folder, signal) => prepareGuestRun(command, create, folder, signal, say);
     try {
-      const create = async (): Promise<Vm> => {
-        const vm = await createVm(config, { log: log.write, logLevel });
-        for (const line of chosenPorts(config, vm.publishedPorts)) say(line);
-        return vm;
-      };
-      return await runGuestProgram(argv, create, process, host());
+      return await runGuestProgram({ ...command.run, prepare }, process, host());
     } finally {
       log.close();
     }
@@ -131,6 +140,27 @@ async function guestProgram(args: readonly string[]): Promise<number> {
     reportError(error, verbose);
     return EXIT_RUN_FAILED;
   }
+}
+
+/** Programs and copies in a guest that runs already. */
+async function guestCommand(name: 'exec' | 'cp', args: readonly string[]): Promise<number> {
+  const dashes = args.indexOf('--');
+  const ours = dashes < 0 ? args : args.slice(0, dashes);
+  if (ours.includes('--help') || ours.includes('-h')) return await printGuestHelp(name);
+  try {
+    const { parseCp, parseExec, runCp, runExec } = await import('./guest-commands.js');
+    if (name === 'exec') return await runExec(parseExec(args, process.env), process, host());
+    return await runCp(parseCp(args, process.env), process.stderr, host());
+  } catch (error) {
+    reportError(error, false);
+    return name === 'exec' ? EXIT_RUN_FAILED : exitCodeFor(error);
+  }
+}
+
+async function printGuestHelp(name: GuestCommandName): Promise<number> {
+  const { guestHelp } = await import('./guest-help.js');
+  print(process.stdout, guestHelp(name));
+  return EXIT_OK;
 }
 
 async function bootTests(args: readonly string[]): Promise<number> {

@@ -9,6 +9,7 @@ import { unknownOption } from '../config/unknown-option.js';
 import { VM_OPTIONS } from '../config/vm-options.js';
 import { type ApiSocket, parseApiSocket } from './api-socket.js';
 import { DOCTOR_OPTIONS } from './doctor.js';
+import { CP_OPTIONS, EXEC_OPTIONS, RUN_OPTIONS } from './guest-options.js';
 import { IMAGE_OPTIONS } from './image-options.js';
 import { type EventTarget, parseEventTarget } from './event-target.js';
 import { DEFAULT_LEVELS, type LogLevels, parseLogLevels } from './log-levels.js';
@@ -98,6 +99,8 @@ export type Command =
   | { readonly action: 'test'; readonly args: readonly string[] }
   /** A program in a guest: options of the VM, `--`, then the program (guest-program.ts). */
   | { readonly action: 'program'; readonly args: readonly string[] }
+  /** A program or a copy in a guest that runs already (guest-commands.ts). */
+  | { readonly action: 'exec' | 'cp'; readonly args: readonly string[] }
   | { readonly action: 'subcommand'; readonly name: SubcommandName; readonly args: readonly string[] }
   | {
       readonly action: 'run';
@@ -163,7 +166,22 @@ export const TEST: Subcommand = {
 /** `tsvmm run` as help shows it. */
 export const RUN: Subcommand = {
   args: ['[options]', '--', 'PROGRAM', '...'],
-  help: 'Boot a guest that has tsvmm-agent, run a program in it with stdin and stdout here, and exit as it does',
+  help: 'Boot a Linux guest, run a program in it with stdin and stdout here, and exit as it does; beside the options of a VM:',
+  options: RUN_OPTIONS,
+};
+
+/** `tsvmm exec` as help shows it. */
+export const EXEC: Subcommand = {
+  args: ['[options]', '--', 'PROGRAM', '...'],
+  help: "Run a program in a guest that runs already and has tsvmm's agent, with stdin and stdout here, and exit as it does",
+  options: EXEC_OPTIONS,
+};
+
+/** `tsvmm cp` as help shows it. */
+export const CP: Subcommand = {
+  args: ['[options]', 'FROM', 'TO'],
+  help: 'Copy files and folders to and from a guest that runs already; its paths are written guest:/path',
+  options: CP_OPTIONS,
 };
 
 export type SubcommandName = keyof typeof SUBCOMMANDS;
@@ -180,11 +198,16 @@ const NAMES: readonly string[] = [
   ...COMMAND_OPTIONS.flatMap(({ alias }) => (alias === undefined ? [] : [alias])),
 ];
 
-/** Reads the command line (without node and script); throws ConfigError. */
-export function parseCommandLine(args: readonly string[]): Command {
+/**
+ * Reads the command line (without node and script); throws ConfigError. `others` are names of options that were taken out
+ * of it before, and may have been meant.
+ */
+export function parseCommandLine(args: readonly string[], others: readonly string[] = []): Command {
   if (args.at(0) === 'ctl') return { action: 'ctl', args: args.slice(1) };
   if (args.at(0) === 'test') return { action: 'test', args: args.slice(1) };
   if (args.at(0) === 'run') return { action: 'program', args: args.slice(1) };
+  if (args.at(0) === 'exec') return { action: 'exec', args: args.slice(1) };
+  if (args.at(0) === 'cp') return { action: 'cp', args: args.slice(1) };
   const { argv, error } = parser.detailed(oneValueEach(args), {
     string: [...VALUED],
     narg: Object.fromEntries(VALUED.map((name) => [name, 1])),
@@ -210,7 +233,7 @@ export function parseCommandLine(args: readonly string[]): Command {
   const subcommand = parseSubcommand(args);
   if (subcommand !== undefined) return subcommand;
   refuseMissingValue(error);
-  refuseStrayArguments(argv._);
+  refuseStrayArguments(argv._, [...KNOWN, ...others]);
   // yargs-parser takes some spellings of a known name (--no-help, --help-) for an option of their own.
   const other = Object.keys(argv).find((name) => name !== '_' && !NAMES.includes(name));
   if (other !== undefined) throw unknownOption(`--${other}`, KNOWN);
@@ -364,11 +387,11 @@ function refuseMissingValue(error: Error | null): void {
   throw mistake(`--${name}`, 'MISSING_VALUE', 'no value given', mend);
 }
 
-function refuseStrayArguments(rest: readonly (string | number)[]): void {
+function refuseStrayArguments(rest: readonly (string | number)[], known: readonly string[]): void {
   const stray = rest.at(0);
   if (stray === undefined) return;
   const text = String(stray);
-  if (text.startsWith('-') && text !== '-') throw unknownOption(text.split('=', 1)[0] ?? text, KNOWN);
+  if (text.startsWith('-') && text !== '-') throw unknownOption(text.split('=', 1)[0] ?? text, known);
   throw mistake(
     JSON.stringify(text),
     'UNEXPECTED_ARGUMENT',

@@ -19,7 +19,7 @@ import { addFolder, fileKey } from './folder.js';
 import { applyLayer, type DevicePolicy, imageTime } from './layer.js';
 import { addKernelModules, type KernelModules, type KernelModulesReport } from './kernel-modules.js';
 import { findProgram, ProgramAdder } from './programs.js';
-import { addRunConfig } from './run-config.js';
+import { addRunConfig, type ContainerRunConfig } from './run-config.js';
 import { Spool } from './spool.js';
 import { FolderStore, type Store, TarStore } from './store.js';
 import { bounded, decompressed, verified } from './streams.js';
@@ -121,6 +121,8 @@ export interface ImageReport {
   readonly modules?: KernelModulesReport | undefined;
   /** What was left out or may surprise, a sentence each. */
   readonly notes: readonly string[];
+  /** How the container image in it wants to be run, the last of several; undefined without one. */
+  readonly runConfig?: ContainerRunConfig | undefined;
 }
 
 const AGENT_PLACE = '/usr/sbin/tsvmm-agent';
@@ -178,6 +180,7 @@ class Builder {
   private readonly notes: string[] = [];
   private modules: KernelModulesReport | undefined;
   private xattrs = 0;
+  private runConfig: ContainerRunConfig | undefined;
 
   constructor(options: ImageOptions, spool: Spool) {
     this.options = options;
@@ -226,7 +229,7 @@ class Builder {
       await syncFile(image);
       await rename(image, output);
       const { size: imageBytes } = await stat(output);
-      return { ...measured(tree), imageBytes, modules: this.modules, notes: this.notes };
+      return { ...measured(tree), imageBytes, modules: this.modules, notes: this.notes, runConfig: this.runConfig };
     } catch (error) {
       throw hostFailure(output, error);
     }
@@ -248,7 +251,7 @@ class Builder {
     try {
       const image = await findImage(store, source.image);
       for (const layer of image.layers) await this.addLayer(store, layer);
-      addRunConfig(this.tree, image.config, 0, store.file);
+      this.runConfig = addRunConfig(this.tree, image.config, 0, store.file);
     } finally {
       await store.close();
     }

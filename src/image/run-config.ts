@@ -9,8 +9,22 @@ export const RUN_CONFIG_PATH = ['etc', 'tsvmm', 'image.json'];
 /** `. /etc/tsvmm/image.sh` sets the environment and the directory and becomes the command. */
 export const RUN_SCRIPT_PATH = ['etc', 'tsvmm', 'image.sh'];
 
-/** Puts both files into the tree. Throws ImageError. */
-export function addRunConfig(tree: Tree, { config }: ImageConfig, mtime: number, file: string): void {
+/** How a container image wants to be run. */
+export interface ContainerRunConfig {
+  /** The program and its first arguments; empty when the command has them all. */
+  readonly entrypoint: readonly string[];
+  /** The arguments behind those, unless others are given. */
+  readonly command: readonly string[];
+  /** `NAME=VALUE` */
+  readonly env: readonly string[];
+  /** Empty for `/`. */
+  readonly workingDir: string;
+  /** `user` or `user:group`, names or numbers; empty for root. */
+  readonly user: string;
+}
+
+/** Puts both files into the tree, and returns what they say. Throws ImageError. */
+export function addRunConfig(tree: Tree, { config }: ImageConfig, mtime: number, file: string): ContainerRunConfig {
   const { Entrypoint, Cmd, Env, WorkingDir, User, StopSignal } = config ?? {};
   const document = {
     Entrypoint: Entrypoint ?? [],
@@ -22,6 +36,8 @@ export function addRunConfig(tree: Tree, { config }: ImageConfig, mtime: number,
   };
   put(tree, RUN_CONFIG_PATH, `${JSON.stringify(document, null, 2)}\n`, { mode: 0o644, mtime }, file);
   put(tree, RUN_SCRIPT_PATH, runScript(document), { mode: 0o755, mtime }, file);
+  const { Entrypoint: entrypoint, Cmd: command, Env: env, WorkingDir: workingDir, User: user } = document;
+  return { entrypoint, command, env, workingDir, user };
 }
 
 function put(

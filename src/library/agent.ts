@@ -11,5 +11,6 @@ export { AgentError, type AgentErrorCode } from '../agent/errors.js';
 export type { GuestAgent, RequestOptions } from '../agent/guest-agent.js';
 export type { GuestMetrics } from '../agent/metrics.js';
 export type { ExecExit, ExecOptions, GuestProcess, RunOptions, RunResult, TerminalSize } from '../agent/program.js';
+export { agentAt, type DistantAgent } from '../agent/unix-transport.js';
 export type { PublishBase, PublishedPort, PublishOptions, PublishVsockOptions } from '../agent/publish.js';
 export type { ExposeBase, ExposedService, ExposeHandler, ExposeOptions, ExposeTarget } from '../agent/services.js';

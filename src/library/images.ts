@@ -8,3 +8,4 @@ export { buildImage, type ImageFormat, type ImageOptions, type ImageReport, type
 export { ImageError, type ImageErrorCode } from '../image/errors.js';
 export type { KernelModules, KernelModulesReport } from '../image/kernel-modules.js';
 export type { DevicePolicy } from '../image/layer.js';
+export type { ContainerRunConfig } from '../image/run-config.js';

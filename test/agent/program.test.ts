@@ -299,3 +299,52 @@ test('many programs run at once', async () => {
     results.map((_, index) => [index, `${index}\n`]),
   );
 }, 60_000);
+
+/** Becoming another user takes root. */
+const describeRoot = process.getuid?.() === 0 ? describe : describe.skip;
+
+describeRoot('another user', () => {
+  async function identity(user: string): Promise<string> {
+    const { stdout } = await local.agent.run(sh('id -u; id -g; id -G; echo $HOME'), { user });
+    return stdout.toString().trim().split('\n').join(' ');
+  }
+
+  test('by its name, with its group and its home; by its number', async () => {
+    const [, , uid, gid, , home] = passwd('nobody');
+    expect(await identity('nobody')).toBe(`${uid} ${gid} ${gid} ${home}`);
+    expect(await identity(uid)).toBe(`${uid} ${gid} ${gid} ${home}`);
+  });
+
+  test('a number that nobody has, with or without a group', async () => {
+    expect(await identity('54321')).toBe('54321 0 0 /');
+    expect(await identity('54321:54322')).toBe('54321 54322 54322 /');
+  });
+
+  test('a group by its name', async () => {
+    expect(await identity('nobody:daemon')).toMatch(/^\d+ 1 1 /);
+  });
+
+  test('its variables may be given all the same', async () => {
+    const { stdout } = await local.agent.run(sh('echo $HOME'), { user: 'nobody', env: { HOME: '/here' } });
+    expect(stdout.toString()).toBe('/here\n');
+  });
+
+  test('it is killed with its session like any other', async () => {
+    const process = await local.agent.exec(sh('echo $$; exec sleep 1000'), { user: '54321' });
+    await readUntil(process, '\n');
+    process.kill('SIGKILL');
+    expect(await process.result).toMatchObject({ signal: 'SIGKILL' });
+  });
+
+  test.each(['no-such-user', 'nobody:no-such-group', ':daemon', '4294967296'])('%s is refused', async (user) => {
+    await expect(local.agent.run(['true'], { user })).rejects.toMatchObject({ code: 'NO_USER' });
+  });
+});
+
+test('the disks are written when it is asked for', async () => {
+  await local.agent.sync({ timeout: 60_000 });
+});
+
+function passwd(name: string): string[] {
+  return execFileSync('getent', ['passwd', name]).toString().trim().split(':');
+}
