@@ -1,73 +1,147 @@
-// `tsvmm run` with a Linux guest whose initramfs starts the agent; and a TCP port of that guest, through the vsock socket.
+// `tsvmm run` with Linux guests: a root that it makes itself, a disk that knows nothing of the agent, a snapshot; and
+// `tsvmm exec`, `tsvmm cp` and a published port of a guest that runs.
 
-import { spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
-import { expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { GUEST_AGENT } from '../../../src/agent/binary.js';
-import { GuestAgent } from '../../../src/agent/guest-agent.js';
-import { buildCpio } from '../../support/cpio.js';
+import { agentAt } from '../../../src/agent/unix-transport.js';
 import { describeKvm } from '../../support/kvm.js';
-import { BOOT_LIMIT_MS, COMMAND_LIMIT_MS, LINUX_CMDLINE, testArtefact } from '../../support/linux-guest.js';
+import {
+  ACPI_CMDLINE,
+  BOOT_LIMIT_MS,
+  COMMAND_LIMIT_MS,
+  LINUX_CMDLINE,
+  testArtefact,
+} from '../../support/linux-guest.js';
+import { restoreLinux } from '../../support/linux-snapshot.js';
 import { connectVsock } from '../../support/vsock-client.js';
 
 const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
-/** Comes before the guest's own init, which does not say to the agent what dynamic programs are to leave alone there. */
+/** What dynamic programs are to leave alone on hosts that emulate kernel mode. */
 const TUNABLES = 'GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW';
-const START = `#!/bin/sh\nexport ${TUNABLES}\n/agent --daemon\nexec /init\n`;
+const BOOT = ['--memory', 'size=64M', '--boot-timeout', String(BOOT_LIMIT_MS / 1000), '--env', TUNABLES];
 
 describeKvm('tsvmm run with a Linux guest', () => {
+  let directory = '';
+  let commands: ChildProcess[] = [];
+
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'tsvmm-run-test-'));
+  });
+  afterEach(() => {
+    for (const command of commands) command.kill('SIGKILL');
+    commands = [];
+    rmSync(directory, { recursive: true });
+  });
+
+  /** Starts the command; its temporary files go to a folder of their own. */
+  function start(...args: readonly string[]) {
+    const env = { ...process.env, TMPDIR: directory, TSVMM_KERNEL: testArtefact('kernel') };
+    const command = spawn(process.execPath, [MAIN, ...args], { env });
+    commands.push(command);
+    const ended = once(command, 'close');
+    return { command, ended, stdout: buffer(command.stdout), stderr: buffer(command.stderr) };
+  }
+
+  async function tsvmm(args: readonly string[], input = '') {
+    const { command, ended, stdout, stderr } = start(...args);
+    command.stdin.end(input);
+    const [status] = (await ended) as [number | null];
+    return { status, stdout: (await stdout).toString(), stderr: (await stderr).toString() };
+  }
+
+  function leftovers(): string[] {
+    return readdirSync(directory).filter((name) => name.startsWith('tsvmm-'));
+  }
+
   test(
-    'the program has the streams of the command and gives it its exit code; a port of it is published',
+    'makes a root of programs of this host; another command, a copy and a port reach the guest meanwhile',
     async () => {
-      const directory = mkdtempSync(join(tmpdir(), 'tsvmm-run-'));
-      const initramfs = join(directory, 'initramfs');
-      const base = readFileSync(testArtefact('initramfs'));
-      const added = buildCpio({
-        agent: { mode: 0o100755, content: readFileSync(GUEST_AGENT) },
-        start: { mode: 0o100755, content: START },
-      });
-      writeFileSync(initramfs, Buffer.concat([base, Buffer.alloc(-base.length & 3), added]));
       const socket = join(directory, 'ch.vsock');
-      const script = 'read line; echo "<$line>"; socat -d -d TCP-LISTEN:80,bind=127.0.0.1 PIPE; exit 7';
-      const cmdline = `${LINUX_CMDLINE} rdinit=/start`;
-      const vm = ['--kernel', testArtefact('kernel'), '--initramfs', initramfs, '--cmdline', cmdline];
-      const options = [...vm, '--memory', 'size=64M', '--vsock', `cid=3,socket=${socket}`];
-      const program = ['sh', '-c', script];
-      const command = spawn(process.execPath, [MAIN, 'run', ...options, '--', ...program]);
-      try {
-        const ended = once(command, 'close');
-        const output = buffer(command.stdout);
-        command.stdin.end('typed\n');
-        let errors = '';
-        for await (const piece of command.stderr.iterator({ destroyOnReturn: false })) {
-          errors += String(piece);
-          if (errors.includes('listening on')) break;
-        }
-        command.stderr.resume();
-        expect(errors).toContain('listening on');
-        const agent = new GuestAgent({
-          connect: (port) => connectVsock(socket, port),
-          listen: () => undefined,
-          ended: ended.catch(() => undefined),
-        });
-        const published = await agent.publish({ hostPort: 0, guestPort: 80 });
-        const client = connect({ port: published.hostPort, host: '127.0.0.1', allowHalfOpen: true });
-        client.end('through the guest');
-        expect((await buffer(client)).toString()).toBe('through the guest');
-        await published.close();
-        expect(await ended).toEqual([7, null]);
-        expect((await output).toString()).toBe('<typed>\n');
-      } finally {
-        command.kill('SIGKILL');
-        rmSync(directory, { recursive: true });
+      const script = 'read line; echo "<$line>"; socat -d -d TCP-LISTEN:80,bind=127.0.0.1 PIPE; cat /tmp/in; exit 7';
+      const vm = ['--cmdline', LINUX_CMDLINE, ...BOOT, '--vsock', `cid=3,socket=${socket}`];
+      const env = { ...process.env, TMPDIR: directory, TSVMM_KERNEL: testArtefact('kernel') };
+      const roots = ['--program', 'socat', '--program', 'cat'];
+      const command = spawn(process.execPath, [MAIN, 'run', ...vm, ...roots, '--', 'sh', '-c', script], { env });
+      commands.push(command);
+      const ended = once(command, 'close');
+      const output = buffer(command.stdout);
+      command.stdin.end('typed\n');
+      let errors = '';
+      for await (const piece of command.stderr.iterator({ destroyOnReturn: false })) {
+        errors += String(piece);
+        if (errors.includes('listening on')) break;
       }
+      command.stderr.resume();
+      expect(errors).toContain('listening on');
+      expect(leftovers()).toEqual([]);
+
+      writeFileSync(join(directory, 'file'), 'copied in\n');
+      const copied = await tsvmm(['cp', '--vsock', socket, join(directory, 'file'), 'guest:/tmp/in']);
+      expect(copied).toEqual({ status: 0, stdout: '', stderr: '' });
+      const asked = ['exec', '--vsock', socket, '--env', TUNABLES, '--env', 'A=b', '--cwd', '/tmp', '--user', '1000'];
+      const answer = await tsvmm([...asked, '--', 'sh', '-c', 'read x; echo "$x $A $PWD" >&2; exit 9'], 'in\n');
+      expect(answer).toEqual({ status: 9, stdout: '', stderr: 'in b /tmp\n' });
+
+      const published = await agentAt(socket).publish({ hostPort: 0, guestPort: 80 });
+      const client = connect({ port: published.hostPort, host: '127.0.0.1', allowHalfOpen: true });
+      client.end('through the guest');
+      expect((await buffer(client)).toString()).toBe('through the guest');
+      await published.close();
+      expect(await ended).toEqual([7, null]);
+      expect((await output).toString()).toBe('<typed>\ncopied in\n');
+    },
+    BOOT_LIMIT_MS + 3 * COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'runs a disk that has no agent, and leaves it written; copies go both ways',
+    async () => {
+      const disk = join(directory, 'root.ext4');
+      copyFileSync(testArtefact('disk'), disk, constants.COPYFILE_FICLONE);
+      writeFileSync(join(directory, 'in'), 'from the host\n');
+      const copies = ['--copy-in', `${directory}/in:/in`, '--copy-out', `/kept:${directory}/out`];
+      const script = 'read x < /in; echo "$x, through the disk" > /kept; exit 3';
+      const vm = ['--cmdline', ACPI_CMDLINE, ...BOOT, '--disk', `path=${disk},image_type=raw`];
+      const { status, stderr } = await tsvmm(['run', ...vm, ...copies, '--', '/bin/sh', '-c', script]);
+      expect({ status, stderr }).toEqual({ status: 3, stderr: '' });
+      expect(readFileSync(join(directory, 'out'), 'utf8')).toBe('from the host, through the disk\n');
+      // The plug was pulled when the disk had all: its journal knows of the file.
+      const kept = execFileSync('debugfs', ['-R', 'cat /kept', disk], { stdio: ['ignore', 'pipe', 'ignore'] });
+      expect([kept.toString(), leftovers()]).toEqual(['from the host, through the disk\n', []]);
     },
     BOOT_LIMIT_MS + COMMAND_LIMIT_MS,
+  );
+
+  test(
+    'runs in a restored snapshot, beside the VM that was saved, with its agent',
+    async () => {
+      const socket = join(directory, 'saved.vsock');
+      const folder = join(directory, 'saved');
+      const guest = await restoreLinux(socket);
+      try {
+        const from = guest.console.text.length;
+        await guest.startUntil('socat -d -d -u VSOCK-LISTEN:99 CREATE:/agent,perm=0755', /listening on/);
+        const stream = await connectVsock(socket, 99);
+        stream.end(readFileSync(GUEST_AGENT));
+        await guest.finish(from);
+        await guest.run('/agent --daemon');
+        await guest.vm.agent.waitReady({ timeout: COMMAND_LIMIT_MS });
+        await guest.vm.snapshot(folder);
+        const run = ['run', '--restore', folder, '--', '/bin/sh', '-c', 'read x; echo "<$x>"; exit 5'];
+        expect(await tsvmm(run, 'typed\n')).toEqual({ status: 5, stdout: '<typed>\n', stderr: '' });
+        expect(leftovers()).toEqual([]);
+      } finally {
+        await guest.vm.stop();
+      }
+    },
+    BOOT_LIMIT_MS + 3 * COMMAND_LIMIT_MS,
   );
 });
