@@ -86,7 +86,7 @@ export class GuestAgent {
     called.catch(() => undefined);
     if (this.calls.size === 0 && !this.ended && !stop.aborted) {
       const attempt = new AbortController();
-      const answered = this.ping({ signal: AbortSignal.any([stop, attempt.signal]) }).catch(async (error: unknown) => {
+      const answered = this.answer(AbortSignal.any([stop, attempt.signal])).catch(async (error: unknown) => {
         const missing = error instanceof AgentError && NOT_READY.has(error.code);
         if (missing || attempt.signal.aborted || stop.aborted) await called;
         else throw error;
@@ -199,7 +199,10 @@ export class GuestAgent {
     await copyOut(this.transport, this.port, [guestPath, hostPath], options);
   }
 
-  /** Has the guest write to its disks what it holds in memory: before the plug is pulled. Rejects with AgentError. */
+  /**
+   * Has the guest write to its disks what it holds in memory: before the plug is pulled. Rejects with AgentError; with TIMEOUT
+   * after a minute, unless told otherwise.
+   */
   async sync(options: RequestOptions = {}): Promise<void> {
     const { syncDisks } = await import('./sync.js');
     await syncDisks(this.transport, this.port, options);
@@ -253,6 +256,18 @@ export class GuestAgent {
     const { transport, port, servicePort } = this;
     this.services ??= new HostServices({ transport, port, servicePort, isUp: () => this.calls.size > 0 });
     return this.services.expose(options);
+  }
+
+  /** Settles when the agent answers. One whose guest is busy, or held, is asked again when the time for an answer is over. */
+  private async answer(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      try {
+        await this.ping({ signal });
+        return;
+      } catch (error) {
+        if (!(error instanceof AgentError) || error.code !== 'TIMEOUT' || signal.aborted) throw error;
+      }
+    }
   }
 
   /** Settles at once when the agent's call is there, or with its next one. */

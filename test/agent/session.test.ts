@@ -19,6 +19,7 @@ import {
   words,
   type Frame,
 } from '../../src/agent/protocol.js';
+import type { AgentTransport } from '../../src/agent/transport.js';
 import { GuestAgent } from '../../src/agent/guest-agent.js';
 import { VsockError } from '../../src/vsock/in-process/errors.js';
 import { LocalAgent } from '../support/local-agent.js';
@@ -185,6 +186,19 @@ describe('a guest without an agent', () => {
     await local.spawnAgent();
     await Promise.all(ready);
     await local.agent.waitReady();
+  });
+
+  test('is asked again when its guest was too busy to answer', async () => {
+    await local.spawnAgent();
+    let attempts = 0;
+    const busy: AgentTransport = {
+      connect: (port) =>
+        attempts++ < 2 ? Promise.reject(new VsockError('TIMED_OUT', port)) : local.transport.connect(port),
+      listen: () => undefined,
+      ended: local.transport.ended,
+    };
+    await new GuestAgent(busy).waitReady();
+    expect(attempts).toBe(3);
   });
 
   test('is waited for no longer than TIMEOUT, ABORTED and the end of the VM', async () => {

@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from '@jest/globals';
 import { CTL_OPTIONS } from '../../src/cli/ctl/run.js';
+import { CP_OPTIONS, EXEC_OPTIONS, RUN_OPTIONS } from '../../src/cli/guest-options.js';
 import { COMMAND_OPTIONS, type Subcommand, SUBCOMMANDS } from '../../src/cli/options.js';
 import { TEST_OPTIONS } from '../../src/cli/test-options.js';
 import { VM_OPTIONS } from '../../src/config/vm-options.js';
@@ -17,7 +18,10 @@ const subcommands = Object.entries<Subcommand>(SUBCOMMANDS).map(
 
 test.each([
   [[], optionsOfVm],
-  [['run'], optionsOfVm],
+  // Those of the VM are in the general help, which it names.
+  [['run'], RUN_OPTIONS.map(({ name }) => name)],
+  [['exec'], EXEC_OPTIONS.map(({ name }) => name)],
+  [['cp'], CP_OPTIONS.map(({ name }) => name)],
   [['test'], TEST_OPTIONS.map(({ name }) => name)],
   [['ctl'], Object.keys(CTL_OPTIONS)],
   ...subcommands,
