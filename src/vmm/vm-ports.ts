@@ -53,7 +53,12 @@ export async function openPort(
   options: PublishOptions | PublishVsockOptions,
 ): Promise<PublishedPort> {
   if ('guestPort' in options) return owner.agent.publish(options);
+  const vm = { ended: false };
+  void transport.ended.then(() => {
+    vm.ended = true;
+  });
   const port = await publishPort(options, reachVsock(transport, options.vsockPort), transport.warn);
   void transport.ended.then(() => port.close());
-  return port;
+  if (!vm.ended) return port;
+  throw new AgentError('GUEST_GONE', 'the VM has ended');
 }

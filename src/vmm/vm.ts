@@ -333,7 +333,7 @@ export class Vm {
    * Leads a TCP port of the host into the guest, without a network: with `guestPort` to a TCP port of 127.0.0.1 there, by its
    * agent; with `vsockPort` to a vsock port, whatever listens there. It is listened at when this resolves, and until it is
    * closed or the VM ends; connections that come before the guest is ready wait for it. Rejects with AgentError HOST_PORT
-   * when the host's port cannot be had, RangeError for a number that is no port, and VsockError NO_DEVICE without vsock.
+   * when the host's port cannot be had and GUEST_GONE after the VM's end, RangeError for a number that is no port, and VsockError NO_DEVICE without vsock.
    *
    * @example
    * ```ts

@@ -129,6 +129,7 @@ describeKvm('vm.publish', () => {
     expect((await early).toString()).toBe('early');
     await vm.stop();
     expect(await outcome(client(hostPort))).toBe('ECONNREFUSED');
+    await expect(vm.publish({ hostPort: 0, vsockPort: ECHO })).rejects.toMatchObject({ code: 'GUEST_GONE' });
     const none = await Vm.create(testConfig());
     await expect(none.publish({ hostPort: 0, vsockPort: 7 })).rejects.toMatchObject({ code: 'NO_DEVICE' });
     await expect(none.expose({ name: 'a', to: '/a' })).rejects.toMatchObject({ code: 'NO_DEVICE' });
