@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { ClonePool } from '../../../examples/clone-pool.js';
-import type { Vm } from '../../../src/index.js';
+import { Vm } from '../../../src/index.js';
 import { Command, endCommands } from '../../support/command.js';
 import { describeKvm } from '../../support/kvm.js';
 import { eventually, openDescriptors } from '../../support/process-state.js';
@@ -133,6 +133,7 @@ describeKvm('a pool of clones', () => {
   let before = 0;
 
   beforeEach(async () => {
+    await Vm.cooldown();
     before = openDescriptors();
     snapshot = join(directory, 'snapshot');
     await withVm(testConfig({ vsock: { cid: 3 } }), async (vm, console) => {
@@ -140,7 +141,10 @@ describeKvm('a pool of clones', () => {
       await vm.snapshot(snapshot);
     });
   });
-  afterEach(() => eventually('all descriptors are closed', () => openDescriptors() <= before));
+  afterEach(async () => {
+    await Vm.cooldown();
+    await eventually('all descriptors are closed', () => openDescriptors() <= before);
+  });
 
   async function echo(vm: Vm): Promise<string> {
     const stream = await vm.vsock.connect(7, { waitForDriver: true });
