@@ -3,6 +3,7 @@
 // Every VM has one, so this loads next to nothing: what a request needs comes with the first of its kind.
 
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CopyOptions, CopyOutOptions } from './copy.js';
 import { AgentError, type AgentErrorCode } from './errors.js';
 import type { GuestMetrics } from './metrics.js';
@@ -34,6 +35,9 @@ const MAX_CALLS = 4;
 
 /** What asking gives that may yet become ready. A guest that is very slow does not answer in time, but it will call. */
 const NOT_READY: ReadonlySet<AgentErrorCode> = new Set(['AGENT_MISSING', 'GUEST_GONE', 'TIMEOUT']);
+
+/** Between two questions, for a transport that says at once that there is no answer. */
+const ASK_AGAIN_MS = 100;
 
 interface Waiter {
   readonly resolve: () => void;
@@ -258,7 +262,10 @@ export class GuestAgent {
     return this.services.expose(options);
   }
 
-  /** Settles when the agent answers. One whose guest is busy, or held, is asked again when the time for an answer is over. */
+  /**
+   * Settles when the agent answers. One whose guest is busy, or held, is asked again when the time for an answer is over.
+   * Rejects when `signal` says so.
+   */
   private async answer(signal: AbortSignal): Promise<void> {
     for (;;) {
       try {
@@ -266,6 +273,7 @@ export class GuestAgent {
         return;
       } catch (error) {
         if (!(error instanceof AgentError) || error.code !== 'TIMEOUT' || signal.aborted) throw error;
+        await sleep(ASK_AGAIN_MS, undefined, { signal });
       }
     }
   }
