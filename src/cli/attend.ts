@@ -61,7 +61,7 @@ function pseudoTerminals(config: VmConfig, vm: RunnableVm): string[] {
 /** Where published ports are whose number the kernel has chosen: nobody can know otherwise. */
 export function chosenPorts({ publish = [] }: VmConfig, ports: readonly RunningPort[]): string[] {
   return ports.flatMap(({ host, hostPort }, index) => {
-    const asked = publish[index];
+    const asked = publish.at(index);
     if (asked?.host_port !== 0) return [];
     const to = asked.guest_port === undefined ? `vsock:${asked.vsock_port ?? 0}` : String(asked.guest_port);
     return [`--publish: ${formatHostPort(host, hostPort)} leads to ${to} of the guest`];

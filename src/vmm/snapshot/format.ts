@@ -22,7 +22,7 @@ export const STATE_FILE = 'state.json';
 
 const FORMAT = 'tsvmm snapshot';
 /** Raised with every change that an older tsvmm would misread. */
-export const SNAPSHOT_VERSION = 1;
+export const SNAPSHOT_VERSION = 2;
 
 const base64 = z.base64();
 const integer = z.number().int();

@@ -266,7 +266,7 @@ describeKvm('what is not a snapshot', () => {
           state['version'] = 99;
         });
       },
-      /has version 99, and this tsvmm reads version 1/,
+      /has version 99, and this tsvmm reads version 2/,
     ],
     [
       'with a field missing',
