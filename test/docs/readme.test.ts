@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { parseElfKernel } from '../../src/boot/elf.js';
 import { BootFile } from '../../src/boot/file.js';
 import { EXIT_CODES } from '../../src/cli/exit-codes.js';
+import { RUN_OPTIONS } from '../../src/cli/guest-options.js';
 import { COMMAND_OPTIONS, parseCommandLine, type Subcommand, SUBCOMMANDS } from '../../src/cli/options.js';
 import { parseVmOptions } from '../../src/config/parse-options.js';
 import { VM_OPTIONS } from '../../src/config/vm-options.js';
@@ -44,7 +45,7 @@ describe('README.md', () => {
 
   test('every option that it names anywhere exists', () => {
     const ofCommands = Object.values<Subcommand>(SUBCOMMANDS).flatMap(({ options = [] }) => options);
-    const known = [...VM_OPTIONS, ...COMMAND_OPTIONS, ...ofCommands].map(({ name }) => name);
+    const known = [...VM_OPTIONS, ...COMMAND_OPTIONS, ...RUN_OPTIONS, ...ofCommands].map(({ name }) => name);
     const named = [...readme.matchAll(/(?<=[\s`(])--([a-z][a-z-]*)/g)].map(([, name]) => name);
     expect(named.length).toBeGreaterThan(15);
     expect(named.filter((name) => !known.includes(name))).toEqual([]);

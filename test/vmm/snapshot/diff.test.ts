@@ -88,53 +88,57 @@ describe('a diff', () => {
     });
   });
 
-  test.each([false, true])('brings any memory back, over any number of saves (shared=%s)', async (shared) => {
-    // Runs up to 128 pages: long ones are mapped, short ones read.
-    const change = fc.record({
-      page: fc.nat(PAGES - 1),
-      count: fc.integer({ min: 1, max: 128 }),
-      how: fc.constantFrom('write' as const, 'zero' as const, 'discard' as const),
-      value: fc.integer({ min: 1, max: 255 }),
-    });
-    let round = 0;
-    const property = fc.asyncProperty(
-      fc.array(fc.array(change, { maxLength: 12 }), { maxLength: 4 }),
-      async (saves) => {
-        const base = file(`base${round++}`, pattern());
-        const model = pattern();
-        let diff: SavedMemory['diff'];
-        for (const changes of saves) {
-          await withRestored({ fd: base, diff }, async (ram) => {
-            expect(contentOf(ram).equals(model)).toBe(true);
-            const memory = new GuestMemory(ram.map);
-            for (const { page, count, how, value } of changes) {
-              const [start, length] = [page * PAGE_SIZE, Math.min(count, PAGES - page) * PAGE_SIZE];
-              const bytes = Buffer.alloc(length, how === 'write' ? value : 0);
-              if (how === 'discard') expect(discardPages(ram.map[0], start, length)).toBe(0);
-              else memory.write(start, bytes);
-              bytes.copy(model, start);
-            }
-            const fd = file(`diff${round++}`);
-            const { extents } = await writeChanges(ram.map, fd);
-            diff = { fd, extents };
-            const whole = file(`whole${round++}`);
-            await writeMemory(ram.map, whole);
-            await withRestored({ fd: whole, diff: undefined }, (again) => {
-              expect(contentOf(again).equals(model)).toBe(true);
-              return Promise.resolve();
+  test.each([false, true])(
+    'brings any memory back, over any number of saves (shared=%s)',
+    async (shared) => {
+      // Runs up to 128 pages: long ones are mapped, short ones read.
+      const change = fc.record({
+        page: fc.nat(PAGES - 1),
+        count: fc.integer({ min: 1, max: 128 }),
+        how: fc.constantFrom('write' as const, 'zero' as const, 'discard' as const),
+        value: fc.integer({ min: 1, max: 255 }),
+      });
+      let round = 0;
+      const property = fc.asyncProperty(
+        fc.array(fc.array(change, { maxLength: 12 }), { maxLength: 4 }),
+        async (saves) => {
+          const base = file(`base${round++}`, pattern());
+          const model = pattern();
+          let diff: SavedMemory['diff'];
+          for (const changes of saves) {
+            await withRestored({ fd: base, diff }, async (ram) => {
+              expect(contentOf(ram).equals(model)).toBe(true);
+              const memory = new GuestMemory(ram.map);
+              for (const { page, count, how, value } of changes) {
+                const [start, length] = [page * PAGE_SIZE, Math.min(count, PAGES - page) * PAGE_SIZE];
+                const bytes = Buffer.alloc(length, how === 'write' ? value : 0);
+                if (how === 'discard') expect(discardPages(ram.map[0], start, length)).toBe(0);
+                else memory.write(start, bytes);
+                bytes.copy(model, start);
+              }
+              const fd = file(`diff${round++}`);
+              const { extents } = await writeChanges(ram.map, fd);
+              diff = { fd, extents };
+              const whole = file(`whole${round++}`);
+              await writeMemory(ram.map, whole);
+              await withRestored({ fd: whole, diff: undefined }, (again) => {
+                expect(contentOf(again).equals(model)).toBe(true);
+                return Promise.resolve();
+              });
             });
-          });
-        }
-        const restored = (ram: AllocatedMemory): Promise<void> => {
-          expect(contentOf(ram).equals(model)).toBe(true);
-          return Promise.resolve();
-        };
-        await withRestored({ fd: base, diff }, restored, shared);
-        for (const fd of open.splice(0)) closeSync(fd);
-      },
-    );
-    await fc.assert(property, { numRuns: 20 });
-  }, 60_000);
+          }
+          const restored = (ram: AllocatedMemory): Promise<void> => {
+            expect(contentOf(ram).equals(model)).toBe(true);
+            return Promise.resolve();
+          };
+          await withRestored({ fd: base, diff }, restored, shared);
+          for (const fd of open.splice(0)) closeSync(fd);
+        },
+      );
+      await fc.assert(property, { numRuns: 20 });
+    },
+    60_000,
+  );
 
   test('has no more than was changed, a page each', async () => {
     await withRestored({ fd: file('base', pattern()), diff: undefined }, async (ram) => {
