@@ -49,6 +49,13 @@ export const RUN_OPTIONS: readonly CommandOption[] = [
   },
   { name: 'oci-layout', kind: 'value', usage: 'DIR', help: 'The same with a container image of an OCI layout' },
   { name: 'image', kind: 'value', usage: 'NAME', help: 'Which container image, where there are several' },
+  {
+    name: 'modules',
+    kind: 'value',
+    usage: 'DIR|none',
+    help: "Kernel modules for the agent to load: /lib/modules/VERSION, or a root with that (the kernel's, where this host has them)",
+  },
+  { name: 'module', kind: 'value', usage: 'NAME', help: 'One more of those modules; any number of times' },
   { name: 'entrypoint', kind: 'value', usage: 'PROGRAM', help: "In place of the container image's own" },
   ...PROGRAM_OPTIONS,
   {
@@ -96,6 +103,7 @@ export interface CopyPaths {
 export interface RunOptions {
   readonly init: 'agent' | 'guest';
   readonly sources: readonly ImageSource[];
+  readonly modules: ModuleOptions;
   readonly entrypoint: string | undefined;
   readonly program: ProgramOptions;
   /** Milliseconds. */
@@ -104,6 +112,16 @@ export interface RunOptions {
   readonly copyOut: readonly CopyPaths[];
   readonly quiet: boolean;
 }
+
+/** Which kernel modules go into the root. */
+export interface ModuleOptions {
+  /** Where they are, or `none`; undefined for where this host has those of the kernel, if it has any. */
+  readonly path: string | undefined;
+  /** More of them, by name. */
+  readonly names: readonly string[];
+}
+
+export const NO_MODULES = 'none';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -150,6 +168,7 @@ export function readRunOptions(given: readonly GivenOption[], environment: Envir
   return {
     init,
     sources,
+    modules: modulesOf(given),
     entrypoint,
     program: readProgramOptions(given, environment),
     bootTimeout: secondsOf('--boot-timeout', onlyValue(given, 'boot-timeout') ?? DEFAULT_BOOT_SECONDS),
@@ -203,6 +222,13 @@ function sourcesOf(given: readonly GivenOption[]): ImageSource[] {
     throw mistake('--image', 'CONFLICT', `there are ${containers} places to look for ${image}`, mend);
   }
   return sources;
+}
+
+function modulesOf(given: readonly GivenOption[]): ModuleOptions {
+  const path = onlyValue(given, 'modules');
+  const names = valuesOf(given, 'module');
+  if (path !== NO_MODULES || names.length === 0) return { path, names };
+  throw mistake('--module', 'CONFLICT', 'there are to be no modules', `Leave it out, or --modules ${NO_MODULES}.`);
 }
 
 function variableOf(text: string, environment: Environment): [string, string][] {

@@ -16,6 +16,7 @@ import { type CopyContext, copyIntoGuest, copyOutOfGuest } from './guest-copies.
 import {
   type CopyPaths,
   isContainer,
+  NO_MODULES,
   readRunOptions,
   RUN_OPTIONS,
   type RunOptions,
@@ -77,9 +78,10 @@ export function parseGuestProgram(
 }
 
 /** A root that nothing would boot from is a mistake. Throws ConfigError. */
-function refuseUnusedRoot({ init, sources }: RunOptions, restoring: boolean): void {
-  if (sources.length === 0 || (init === 'agent' && !restoring)) return;
-  const option = `--${sources[0]?.kind ?? 'folder'}`;
+function refuseUnusedRoot({ init, sources, modules }: RunOptions, restoring: boolean): void {
+  const hasModules = (modules.path ?? NO_MODULES) !== NO_MODULES || modules.names.length > 0;
+  if ((sources.length === 0 && !hasModules) || (init === 'agent' && !restoring)) return;
+  const option = `--${sources[0]?.kind ?? 'modules'}`;
   const problem = restoring ? 'a restored guest has its root already' : 'the guest is to boot from a root of its own';
   throw mistake(option, 'CONFLICT', problem, 'Leave it out; --copy-in brings files into any guest.');
 }
@@ -170,7 +172,7 @@ export async function prepareGuestRun(
     return { program, createVm: () => createVm(config, undefined), hasDisks };
   }
   const { prepareRoot } = await import('./guest-root.js');
-  const request = { sources: run.sources, program: command.argv[0], signal };
+  const request = { sources: run.sources, modules: run.modules, program: command.argv[0], signal };
   const root = await prepareRoot(config, request, folder);
   for (const note of root.notes) say(note);
   const program = programOf(command, root.program, root.runConfig);

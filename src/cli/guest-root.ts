@@ -12,17 +12,20 @@ import { GUEST_AGENT } from '../agent/binary.js';
 import { AgentError } from '../agent/errors.js';
 import { ConfigError } from '../config/config-error.js';
 import type { VmConfig } from '../config/vm-config.js';
-import { buildImage, type ImageSource } from '../image/build.js';
+import { buildImage, type ImageOptions, type ImageSource } from '../image/build.js';
 import { cpioArchive } from '../image/cpio.js';
+import type { KernelModules } from '../image/kernel-modules.js';
 import { findProgram } from '../image/programs.js';
 import type { ContainerRunConfig } from '../image/run-config.js';
 import { Tree } from '../image/tree.js';
-import { isContainer } from './guest-options.js';
+import { guestModules, moduleNotes } from './guest-modules.js';
+import { isContainer, type ModuleOptions } from './guest-options.js';
 import type { RunFolder } from './run-folder.js';
 
 export interface RootRequest {
   /** The root's material, one over the other. */
   readonly sources: readonly ImageSource[];
+  readonly modules: ModuleOptions;
   /** The program to run; undefined where the container image says which. */
   readonly program: string | undefined;
   readonly signal: AbortSignal;
@@ -54,27 +57,37 @@ export async function prepareRoot(config: VmConfig, request: RootRequest, folder
   const { payload, disks = [], pmem = [] } = config;
   refuseOtherInit(payload.cmdline);
   const cmdline = withPanic(payload.cmdline ?? DEFAULT_CMDLINE);
-  if (payload.initramfs !== undefined) return prepareOver(payload.initramfs, cmdline, { config, request, folder });
+  const modules = await guestModules(payload, request.modules);
+  if (payload.initramfs !== undefined) {
+    return prepareOver(payload.initramfs, cmdline, { config, request, folder, modules });
+  }
   const fromDisk = sources.length === 0 && disks.length + pmem.length > 0;
   const { material, program } =
     fromDisk || sources.some(isContainer)
       ? { material: sources, program: request.program }
       : await fromThisHost(request.program, sources);
-  const report = await build({ sources: material, init: GUEST_AGENT }, request, folder);
+  const report = await build({ sources: material, modules, init: GUEST_AGENT }, request, folder);
   const words = [cmdline, ...(fromDisk ? rootParameters(config) : [])];
   return {
     config: { ...config, payload: { ...payload, initramfs: report.path, cmdline: words.join(' ') } },
     runConfig: report.runConfig,
     program,
-    notes: report.notes,
+    notes: [...report.notes, ...moduleNotes(report.modules)],
   };
+}
+
+interface OverRequest {
+  readonly config: VmConfig;
+  readonly request: RootRequest;
+  readonly folder: RunFolder;
+  readonly modules: KernelModules | undefined;
 }
 
 /** The guest's own initramfs, what was asked for over it, and the agent. */
 async function prepareOver(
   initramfs: string,
   cmdline: string,
-  { config, request, folder }: { readonly config: VmConfig; readonly request: RootRequest; readonly folder: RunFolder },
+  { config, request, folder, modules }: OverRequest,
 ): Promise<PreparedRoot> {
   const { sources, program, signal } = request;
   const path = folder.place('initramfs');
@@ -83,7 +96,8 @@ async function prepareOver(
   await chmod(path, 0o600);
   const { size } = await stat(path);
   await truncate(path, size + (-size & 3));
-  const added = sources.length === 0 ? undefined : await build({ sources }, request, folder);
+  const isAdded = sources.length > 0 || modules !== undefined;
+  const added = isAdded ? await build({ sources, modules }, request, folder) : undefined;
   if (added !== undefined)
     await pipeline(createReadStream(added.path), createWriteStream(path, { flags: 'a' }), { signal });
   const agent = new Tree();
@@ -95,12 +109,12 @@ async function prepareOver(
     runConfig: added?.runConfig,
     program,
     // Not that it has no init.
-    notes: [],
+    notes: moduleNotes(added?.modules),
   };
 }
 
 async function build(
-  options: { readonly sources: readonly ImageSource[]; readonly init?: string },
+  options: Pick<ImageOptions, 'sources' | 'modules' | 'init'>,
   { signal }: RootRequest,
   folder: RunFolder,
 ) {

@@ -24,6 +24,8 @@ export interface KernelModules {
   readonly version?: string | undefined;
   /** Names of modules beside those that guests of tsvmm need; one that is not there is an error. */
   readonly names?: readonly string[] | undefined;
+  /** Types of file systems, as mount has them, whose modules go in where the kernel has any; ext4 always does. */
+  readonly fileSystems?: readonly string[] | undefined;
 }
 
 /** Which modules went into an image. */
@@ -83,7 +85,7 @@ export interface KernelModulesContext {
 
 /** Puts the modules and the list of them into the tree. Throws ImageError. */
 export async function addKernelModules(
-  { path, version: wanted, names = [] }: KernelModules,
+  { path, version: wanted, names = [], fileSystems = [] }: KernelModules,
   context: KernelModulesContext,
 ): Promise<KernelModulesReport> {
   const folder = await moduleFolder(path, wanted);
@@ -96,7 +98,11 @@ export async function addKernelModules(
   }
   const loaded: string[] = [];
   context.tree.beginLayer();
-  for (const file of index.inOrder([...GUEST_MODULES, ...names])) {
+  for (const file of index.inOrder([
+    ...GUEST_MODULES,
+    ...fileSystems.flatMap((type) => index.forFileSystem(type)),
+    ...names,
+  ])) {
     context.signal?.throwIfAborted();
     loaded.push(await addModule(folder, file, context));
   }

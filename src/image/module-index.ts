@@ -50,7 +50,8 @@ export class ModuleIndex {
   private readonly byPath = new Map<string, Module>();
   private readonly builtin: ReadonlySet<string>;
   private readonly soft: ReadonlyMap<string, SoftNeeds>;
-  private readonly aliases: ReadonlyMap<string, readonly string[]>;
+  private readonly aliasTexts: string;
+  private knownAliases: ReadonlyMap<string, readonly string[]> | undefined;
   private readonly file: string;
 
   /** `file` is modules.dep in errors. Throws ImageError bad-modules. */
@@ -59,8 +60,19 @@ export class ModuleIndex {
     for (const [number, line] of linesOf(texts.dependencies)) this.addModule(line, number);
     this.builtin = new Set([...linesOf(texts.builtin)].map(([, line]) => moduleName(line)));
     this.soft = softNeeds(texts.soft);
-    // Only soft needs are told by alias, and some kernels have 50,000 of those.
-    this.aliases = this.soft.size === 0 ? new Map() : exactAliases(texts.aliases);
+    this.aliasTexts = texts.aliases;
+  }
+
+  /** The modules that the kernel would ask for to mount a file system of this type; none if it has it in itself. */
+  forFileSystem(type: string): readonly string[] {
+    if (this.find(type) !== undefined) return [type];
+    return this.aliases.get(moduleName(`fs-${type}`)) ?? [];
+  }
+
+  /** Read when first needed: some kernels have 50,000. */
+  private get aliases(): ReadonlyMap<string, readonly string[]> {
+    this.knownAliases ??= exactAliases(this.aliasTexts);
+    return this.knownAliases;
   }
 
   /** Where the module is: in a file, in the kernel, or nowhere. */

@@ -43,6 +43,7 @@ describe('the command line of tsvmm run', () => {
     expect(run).toEqual({
       init: 'guest',
       sources: [],
+      modules: { path: undefined, names: [] },
       entrypoint: undefined,
       program: { env: { A: 'b=c', HERE: 'from here' }, cwd: '/tmp', user: 'me:7', timeout: 1500 },
       bootTimeout: 3000,

@@ -9,8 +9,11 @@ import { GUEST_AGENT } from '../../src/agent/binary.js';
 import { type PreparedRoot, prepareRoot, type RootRequest } from '../../src/cli/guest-root.js';
 import { RunFolder } from '../../src/cli/run-folder.js';
 import { DEFAULT_VM_CONFIG, type VmConfig } from '../../src/config/vm-config.js';
+import { buildBzImage, buildElf } from '../boot/support.js';
 import { buildCpio } from '../support/cpio.js';
 import { type CpioEntry, readCpio } from '../support/read-cpio.js';
+
+const MODULES = { path: undefined, names: [] };
 
 let scratch = '';
 let folder: RunFolder;
@@ -26,7 +29,11 @@ afterEach(() => {
 
 function prepare(config: Partial<VmConfig>, request: Partial<RootRequest> = {}): Promise<PreparedRoot> {
   const { signal } = new AbortController();
-  return prepareRoot({ ...DEFAULT_VM_CONFIG, ...config }, { sources: [], program: 'true', signal, ...request }, folder);
+  return prepareRoot(
+    { ...DEFAULT_VM_CONFIG, ...config },
+    { sources: [], modules: MODULES, program: 'true', signal, ...request },
+    folder,
+  );
 }
 
 function entriesOf({ config }: PreparedRoot): CpioEntry[] {
@@ -130,6 +137,83 @@ describe('with an initramfs', () => {
       await expect(prepare({ payload: { kernel: 'k', cmdline } })).rejects.toThrow(/names an init.*--init guest/s);
     },
   );
+});
+
+describe('kernel modules', () => {
+  const VERSION = '6.1.0-tsvmm';
+  const PLACE = `usr/lib/modules/${VERSION}`;
+
+  beforeEach(() => {
+    mkdirSync(join(scratch, 'boot'));
+    writeFileSync(join(scratch, 'boot', 'vmlinuz'), buildBzImage({ kernelVersion: `${VERSION} (builder@host) #1` }));
+    writeFileSync(join(scratch, 'boot', 'vmlinux'), buildElf());
+    const folder = join(scratch, 'lib', 'modules', VERSION);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'modules.dep'), 'ext4.ko.xz: jbd2.ko.xz\njbd2.ko.xz:\nxfs.ko.xz:\n');
+    writeFileSync(join(folder, 'modules.builtin'), 'virtio_mmio.ko\nvmw_vsock_virtio_transport.ko\n');
+    for (const name of ['ext4', 'jbd2', 'xfs']) writeFileSync(join(folder, `${name}.ko.xz`), '\xfd7zXZ\0', 'latin1');
+  });
+
+  const payload = (name: string, cmdline = 'quiet') => ({ payload: { kernel: join(scratch, 'boot', name), cmdline } });
+
+  /** The list of the archive, and that its files are there. */
+  function listIn(entries: readonly CpioEntry[]): string[] | undefined {
+    const text = entries.find(({ name }) => name === 'etc/tsvmm/modules')?.content.toString();
+    const paths = text?.split('\n').slice(0, -1);
+    for (const path of paths ?? []) expect(entries.map(({ name }) => `/${name}`)).toContain(path);
+    return paths?.map((path) => path.replace(`/${PLACE}/`, ''));
+  }
+
+  test('those of the kernel are found by what the kernel says of itself, and come with the root', async () => {
+    const root = await prepare(payload('vmlinuz'));
+    expect(listIn(entriesOf(root))).toEqual(['jbd2.ko.xz', 'ext4.ko.xz']);
+    expect(root.notes).toEqual([]);
+  });
+
+  test('a disk gets those of its file system, if the command line has one', async () => {
+    const config = { disks: [{ path: '/d' }], ...payload('vmlinuz', 'root=/dev/vda1 rootfstype=xfs') };
+    expect(listIn(entriesOf(await prepare(config)))).toEqual(['jbd2.ko.xz', 'ext4.ko.xz', 'xfs.ko.xz']);
+  });
+
+  test('of a kernel that does not say what it is there are none, unless they are named', async () => {
+    expect(listIn(entriesOf(await prepare(payload('vmlinux'))))).toBeUndefined();
+    const modules = { path: scratch, names: ['xfs'] };
+    const list = listIn(entriesOf(await prepare(payload('vmlinux'), { modules })));
+    expect(list).toEqual(['jbd2.ko.xz', 'ext4.ko.xz', 'xfs.ko.xz']);
+  });
+
+  test('none are put in when none are wanted', async () => {
+    const root = await prepare(payload('vmlinuz'), { modules: { path: 'none', names: [] } });
+    expect(listIn(entriesOf(root))).toBeUndefined();
+  });
+
+  test('those of another kernel are refused, with both versions', async () => {
+    writeFileSync(join(scratch, 'boot', 'vmlinuz'), buildBzImage({ kernelVersion: '6.9.9 (x)' }));
+    const refusal = prepare(payload('vmlinuz'), { modules: { path: scratch, names: [] } });
+    await expect(refusal).rejects.toThrow(/the kernel is 6\.9\.9, and it has the modules of 6\.1\.0-tsvmm/);
+  });
+
+  test('an initramfs is followed by them, then by the agent', async () => {
+    const path = join(scratch, 'base');
+    const base = buildCpio({ init: { mode: 0o100755, content: 'own' } });
+    writeFileSync(path, base);
+    const root = await prepare({ payload: { ...payload('vmlinuz').payload, initramfs: path } });
+    const bytes = readFileSync(root.config.payload.initramfs ?? '');
+    const archives = bytes.toString('latin1').split('TRAILER!!!');
+    expect(archives.length).toBe(4);
+    expect(archives[1]).toContain(`${PLACE}/ext4.ko.xz\0`);
+    // /lib is a link in many an initramfs, and a folder of that name would take its place.
+    expect(archives[1]).not.toMatch(/[0-9a-f]lib\0/);
+    expect(archives[2]).toMatch(/[0-9a-f]tsvmm-agent\0/);
+  });
+
+  test('a kernel without what the agent is reached by is told of', async () => {
+    writeFileSync(join(scratch, 'lib', 'modules', VERSION, 'modules.builtin'), 'virtio_mmio.ko\n');
+    const { notes } = await prepare(payload('vmlinuz'));
+    expect(notes).toEqual([
+      `the kernel ${VERSION} has no vmw_vsock_virtio_transport, without which its guest is not reached`,
+    ]);
+  });
 });
 
 describe('with a disk', () => {

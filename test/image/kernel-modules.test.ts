@@ -106,6 +106,14 @@ describe('what goes in', () => {
     expect(report.modules?.loaded).toEqual([...WANTED, ...inImage('kernel/lib/crc.ko', 'kernel/fs/xfs.ko')]);
   });
 
+  test('the modules of file systems, by their name or the alias that the kernel asks for; without an error for none', async () => {
+    const path = kernel([...LINES, 'kernel/fs/isofs.ko:'], ['kernel/fs/btrfs/btrfs.ko']);
+    writeFileSync(join(path, 'modules.alias'), 'alias fs-iso9660 isofs\nalias iso9660 isofs\n');
+    const { report } = await build({ path, fileSystems: ['xfs', 'iso9660', 'btrfs', 'zfs'] });
+    const found = inImage('kernel/lib/crc.ko', 'kernel/fs/xfs.ko', 'kernel/fs/isofs.ko');
+    expect(report.modules?.loaded).toEqual([...WANTED, ...found]);
+  });
+
   test('a module that is nowhere is an error when it is named', async () => {
     const path = kernel(LINES);
     const error = { code: 'not-found', file: path, detail: expect.stringContaining('no module zfs') };

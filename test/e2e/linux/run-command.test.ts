@@ -65,10 +65,20 @@ describeKvm('tsvmm run with a Linux guest', () => {
     'makes a root of programs of this host; another command, a copy and a port reach the guest meanwhile',
     async () => {
       const socket = join(directory, 'ch.vsock');
-      const script = 'read line; echo "<$line>"; socat -d -d TCP-LISTEN:80,bind=127.0.0.1 PIPE; cat /tmp/in; exit 7';
+      const modules = 'while read -r name rest; do echo "$name"; done < /proc/modules';
+      const script = `read line; echo "<$line>"; ${modules}; socat -d -d TCP-LISTEN:80,bind=127.0.0.1 PIPE; cat /tmp/in; exit 7`;
       const vm = ['--cmdline', LINUX_CMDLINE, ...BOOT, '--vsock', `cid=3,socket=${socket}`];
       const env = { ...process.env, TMPDIR: directory, TSVMM_KERNEL: testArtefact('kernel') };
-      const roots = ['--program', 'socat', '--program', 'cat'];
+      const roots = [
+        '--program',
+        'socat',
+        '--program',
+        'cat',
+        '--modules',
+        testArtefact('modules'),
+        '--module',
+        'garp',
+      ];
       const command = spawn(process.execPath, [MAIN, 'run', ...vm, ...roots, '--', 'sh', '-c', script], { env });
       commands.push(command);
       const ended = once(command, 'close');
@@ -96,7 +106,9 @@ describeKvm('tsvmm run with a Linux guest', () => {
       expect((await buffer(client)).toString()).toBe('through the guest');
       await published.close();
       expect(await ended).toEqual([7, null]);
-      expect((await output).toString()).toBe('<typed>\ncopied in\n');
+      // The newest first; each was loaded behind what it needs, or it would not be there.
+      const loaded = ['garp', 'stp', 'llc', 'overlay', 'exportfs'].join('\n');
+      expect((await output).toString()).toBe(`<typed>\n${loaded}\ncopied in\n`);
     },
     BOOT_LIMIT_MS + 3 * COMMAND_LIMIT_MS,
   );
