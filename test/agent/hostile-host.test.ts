@@ -44,27 +44,30 @@ async function expectAtRest(of = local, names = ['agent.sock', 'ready.sock']): P
   expect((await of.agent.run(['echo', 'still here'])).stdout.toString()).toBe('still here\n');
 }
 
-/** Sends `bytes` and is gone at once, as when its process is killed. */
-async function drop(bytes: Uint8Array, of = local): Promise<void> {
+/** A connection to the agent; when its backlog is full, as soon as it is not. */
+async function connected(of = local): Promise<Socket> {
   for (;;) {
     const socket = connect(of.socketPath);
     try {
       await once(socket, 'connect');
+      return socket;
     } catch (error) {
-      // More than the agent's backlog at once.
       if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
       await new Promise(setImmediate);
-      continue;
     }
-    socket.on('error', () => undefined);
-    await new Promise<void>((resolve) => {
-      socket.write(bytes, () => {
-        resolve();
-      });
-    });
-    socket.destroy();
-    return;
   }
+}
+
+/** Sends `bytes` and is gone at once, as when its process is killed. */
+async function drop(bytes: Uint8Array, of = local): Promise<void> {
+  const socket = await connected(of);
+  socket.on('error', () => undefined);
+  await new Promise<void>((resolve) => {
+    socket.write(bytes, () => {
+      resolve();
+    });
+  });
+  socket.destroy();
 }
 
 function file(name: string, mode: number, content: string): Buffer {
@@ -153,9 +156,8 @@ describe('a host that holds on', () => {
   test('to hundreds of connections, greeted and not, of which none keeps another waiting', async () => {
     const held: Socket[] = [];
     for (let count = 0; count < 300; count++) {
-      const socket = connect(local.socketPath);
+      const socket = await connected();
       socket.on('error', () => undefined);
-      await once(socket, 'connect');
       if (count % 2 === 0) socket.write(HELLO.subarray(0, 1 + (count % HELLO.length)));
       held.push(socket);
     }

@@ -140,8 +140,11 @@ describeKvm('vm.publish', () => {
     await using taken = await TestServer.echo();
     const free = await freePort();
     const publish = [free, taken.port].map((host_port) => ({ host_port, vsock_port: ECHO }));
+    // Threads that wait for the next VM have descriptors of their own.
+    await Vm.cooldown();
     const before = openDescriptors();
     await expect(Vm.create({ ...testConfig(), publish })).rejects.toMatchObject({ code: 'HOST_PORT' });
+    await Vm.cooldown();
     expect(openDescriptors()).toEqual(before);
     await using again = await TestServer.echo({ port: free });
     expect(again.port).toBe(free);
