@@ -328,17 +328,25 @@ static u32 input_granted = STDIN_WINDOW;
 // What the program took and the host has not been told of.
 static u32 input_taken;
 static bool input_ended;
+// Its first process is gone: whoever has its number now, and what it left behind, is left alone.
+static bool reaped;
+
+static void kill_program(void)
+{
+    if (!reaped)
+        sys2(kill, -program.pid, SIGKILL);
+}
 
 static _Noreturn void abandon(void)
 {
-    sys2(kill, -program.pid, SIGKILL);
+    kill_program();
     exit_process(0);
 }
 
 // The host has broken the rules.
 static void break_off(void)
 {
-    sys2(kill, -program.pid, SIGKILL);
+    kill_program();
     // A half-sent frame cannot be followed by one that says why.
     if (output_left > 0)
         finish_session();
@@ -513,7 +521,8 @@ static void next_output(void)
 
 static bool has_exited(int *status)
 {
-    return sys4(wait4, program.pid, status, WNOHANG, 0) == program.pid;
+    reaped = sys4(wait4, program.pid, status, WNOHANG, 0) == program.pid;
+    return reaped;
 }
 
 static int watch_children(void)

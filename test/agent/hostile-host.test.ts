@@ -2,7 +2,7 @@
 // no file.
 
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
@@ -197,6 +197,25 @@ describe('a host that holds on', () => {
     await expectAtRest(local, NAMES);
   });
 });
+
+test('what a program has left behind lives on when the host goes before it has all of the output', async () => {
+  const behind = `${MARK}-behind`;
+  // Writes until socket and pipe are full, and ends.
+  const full = Array<string>(4)
+    .fill('dd if=/dev/zero bs=4096 count=100000 oflag=nonblock 2>/dev/null')
+    .join('; sleep 0.2; ');
+  const script = `sh -c 'sleep 1000; :' ${behind} </dev/null >/dev/null 2>&1 & ${full}; echo > ${local.path('through')}`;
+  const socket = connect(local.socketPath).pause();
+  socket.write(programOf(script));
+  await eventually('the program has ended', () => existsSync(local.path('through')) && marked().length === 1, 30_000);
+  socket.destroy();
+  await eventually('the session is over', () => local.processes === AT_REST);
+  const left = marked();
+  expect(left).toHaveLength(1);
+  for (const pid of left)
+    process.kill(-Number(readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1].split(' ')[2]), 'SIGKILL');
+  await eventually('that is gone', () => marked().length === 0);
+}, 60_000);
 
 describe('a host that says anything', () => {
   test('frames of a session with bytes changed at random', async () => {

@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { FRAME, MAGIC, VERSION, words } from '../../src/agent/protocol.js';
 import { AgentError } from '../../src/agent/errors.js';
 import type { VmEnd } from '../../src/cli/attend.js';
 import {
@@ -18,6 +19,7 @@ import {
 } from '../../src/cli/guest-program.js';
 import type { ProgramRequest } from '../../src/cli/guest-session.js';
 import { LocalAgent } from '../support/local-agent.js';
+import { frame, ScriptedGuest } from '../support/scripted-agent.js';
 import { ProgramProcess } from '../support/program-streams.js';
 
 const KERNEL = process.execPath;
@@ -253,6 +255,30 @@ describe('a program of tsvmm run', () => {
     expect((await errors).toString()).toBe('err\n');
     expect(here.said).toEqual([]);
     expect(synced).toBe(0);
+  });
+
+  test('bytes that are no UTF-8 pass as they are, both ways and on both outputs', async () => {
+    const bytes = Buffer.from(Array.from({ length: 70_000 }, (_, index) => (index * 7) & 0xff));
+    const status = sh('tee /dev/stderr');
+    const outputs = [buffer(here.stdout), buffer(here.stderr)];
+    here.stdin.end(bytes);
+    expect(await status).toBe(0);
+    here.stdout.end();
+    here.stderr.end();
+    for (const output of outputs) expect((await output).equals(bytes)).toBe(true);
+  });
+
+  test('an agent of another version, or what is none, is said: 125', async () => {
+    for (const [says, message] of [
+      [frame(FRAME.HELLO, words(MAGIC, VERSION + 5)), /speaks version/],
+      [Buffer.from('220 mail.example.org ESMTP\r\n'), /no agent of tsvmm/],
+    ] as const) {
+      const { agent } = new ScriptedGuest({ says: [says] });
+      vm = { ...vm, agent };
+      here.said.length = 0;
+      expect(await run(['true'])).toBe(125);
+      expect(here.said).toEqual([expect.stringMatching(message)]);
+    }
   });
 
   test('it has the variables and the folder that it was given', async () => {
