@@ -15,24 +15,30 @@ export class DirectBatch implements TransferBatch {
   readonly capacity: number;
   private readonly file: HostFile;
   private readonly ring: IoUring;
+  private readonly guarded: boolean;
   private readonly lengths: Float64Array;
   private count = 0;
 
-  private constructor(file: HostFile, ring: IoUring) {
+  private constructor(file: HostFile, ring: IoUring, guarded: boolean) {
     this.file = file;
     this.ring = ring;
+    this.guarded = guarded;
     this.capacity = ring.capacity;
     this.lengths = new Float64Array(ring.capacity);
   }
 
-  /** Undefined for a file in the page cache, and where there is no io_uring. */
-  static open(file: HostFile): DirectBatch | undefined {
+  /**
+   * Undefined for a file in the page cache, and where there is no io_uring. `guarded`: writes to the first sector are
+   * looked at by others, and carried out by themselves.
+   */
+  static open(file: HostFile, guarded: boolean): DirectBatch | undefined {
     if (file.settings.alignment === 1) return undefined;
     const ring = IoUring.open(CAPACITY);
-    return ring === undefined ? undefined : new DirectBatch(file, ring);
+    return ring === undefined ? undefined : new DirectBatch(file, ring, guarded);
   }
 
   add(reading: boolean, iovecs: IovecArray, offset: number): boolean {
+    if (this.guarded && !reading && offset === 0) return false;
     if (this.file.mustBounce(iovecs, offset)) return false;
     this.ring.add(reading, this.file.settings.fd, iovecs.entryAddress(0), iovecs.count, offset);
     this.lengths[this.count++] = iovecs.totalBytes;

@@ -11,24 +11,22 @@ import { libc } from '../../platform/libc.js';
 import { NativeBuffer } from '../../platform/native-buffer.js';
 import { PAGE_SIZE } from '../../platform/units.js';
 import { DirectBatch } from './direct-batch.js';
-import { SECTOR_SIZE, type DiskImage, type TransferBatch } from './disk-image.js';
+import { SECTOR_SIZE, type DiskImage } from './disk-image.js';
 import { HostFile } from './host-file.js';
 import { formatOf } from './image-formats.js';
 import type { RawImageSettings } from './settings.js';
 
 export class RawImage implements DiskImage {
   readonly size: number;
-  readonly batch: TransferBatch | undefined;
+  readonly batch: DirectBatch | undefined;
   private readonly file: HostFile;
   private readonly guard: HeaderGuard | undefined;
-  private readonly direct: DirectBatch | undefined;
 
   constructor({ file, guardHeader }: Omit<RawImageSettings, 'format'>) {
     this.size = file.size;
     this.file = new HostFile(file);
     this.guard = guardHeader && !file.readOnly ? new HeaderGuard() : undefined;
-    this.direct = DirectBatch.open(this.file);
-    this.batch = this.direct !== undefined && this.guard !== undefined ? new GuardedBatch(this.direct) : this.direct;
+    this.batch = DirectBatch.open(this.file, this.guard !== undefined);
   }
 
   readv(iovecs: IovecArray, offset: number): number {
@@ -54,27 +52,8 @@ export class RawImage implements DiskImage {
   }
 
   close(): number {
-    this.direct?.close();
+    this.batch?.close();
     return 0;
-  }
-}
-
-/** Leaves out what the guard has to look at. */
-class GuardedBatch implements TransferBatch {
-  readonly capacity: number;
-  private readonly inner: TransferBatch;
-
-  constructor(inner: TransferBatch) {
-    this.inner = inner;
-    this.capacity = inner.capacity;
-  }
-
-  add(reading: boolean, iovecs: IovecArray, offset: number): boolean {
-    return (reading || offset !== 0) && this.inner.add(reading, iovecs, offset);
-  }
-
-  execute(results: Int32Array): void {
-    this.inner.execute(results);
   }
 }
 
