@@ -33,8 +33,8 @@ export interface RequestOptions {
 /** Calls of agents that are kept: one is usual, and two meet when an agent is started anew. */
 const MAX_CALLS = 4;
 
-/** What asking gives that may yet become ready. A guest that is very slow does not answer in time, but it will call. */
-const NOT_READY: ReadonlySet<AgentErrorCode> = new Set(['AGENT_MISSING', 'GUEST_GONE', 'TIMEOUT']);
+/** What asking gives that may yet become ready: it will call. */
+const NOT_READY: ReadonlySet<AgentErrorCode> = new Set(['AGENT_MISSING', 'GUEST_GONE']);
 
 /** Between two questions, for a transport that says at once that there is no answer. */
 const ASK_AGAIN_MS = 100;
