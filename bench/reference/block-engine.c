@@ -20,16 +20,6 @@
 
 #include "common.h"
 
-static uint32_t state = 1;
-
-static long next_slot(long slots)
-{
-    state ^= state << 13;
-    state ^= state >> 17;
-    state ^= state << 5;
-    return state % slots;
-}
-
 struct ring {
     int fd;
     uint32_t *sq_tail, *sq_array, *cq_head, *cq_tail;
@@ -109,13 +99,13 @@ int main(int argc, char **argv)
     double start = now(), end;
     unsigned pending = 0;
     if (uring) {
-        for (long i = 0; i < depth; i++) submit(&ring, fd, &vectors[i], next_slot(slots) * bytes);
+        for (long i = 0; i < depth; i++) submit(&ring, fd, &vectors[i], next_random() % slots * bytes);
         pending = depth;
     }
     do {
         if (!uring) {
             for (long i = 0; i < depth; i++, count++)
-                if (CHECK(preadv(fd, &vectors[i], 1, next_slot(slots) * bytes)) != bytes) return 1;
+                if (CHECK(preadv(fd, &vectors[i], 1, next_random() % slots * bytes)) != bytes) return 1;
         } else {
             CHECK(syscall(SYS_io_uring_enter, ring.fd, pending, 1, IORING_ENTER_GETEVENTS, NULL, 0));
             uint32_t head = *ring.cq_head, tail = __atomic_load_n(ring.cq_tail, __ATOMIC_ACQUIRE);
@@ -123,7 +113,7 @@ int main(int argc, char **argv)
                 struct io_uring_cqe *cqe = &ring.cqes[head & ring.cq_mask];
                 errno = -cqe->res;
                 if (CHECK(cqe->res < 0 ? -1 : cqe->res) != bytes) return 1;
-                submit(&ring, fd, (struct iovec *)(uintptr_t)cqe->user_data, next_slot(slots) * bytes);
+                submit(&ring, fd, (struct iovec *)(uintptr_t)cqe->user_data, next_random() % slots * bytes);
             }
             __atomic_store_n(ring.cq_head, head, __ATOMIC_RELEASE);
         }

@@ -40,16 +40,12 @@ int main(int argc, char **argv)
     struct iovec *iov = calloc(depth * pieces, sizeof *iov);
     for (long i = 0; i < depth * pieces; i++) iov[i] = (struct iovec){memory + 2 * i * PIECE, PIECE};
 
-    uint32_t state = 1;
     long count = 0, next = 0;
     double start = now(), end;
     do {
         for (long request = 0; request < depth; request++, count++) {
             if (random) {
-                state ^= state << 13;
-                state ^= state >> 17;
-                state ^= state << 5;
-                next = state % slots;
+                next = next_random() % slots;
             } else {
                 next = next + 1 < slots ? next + 1 : 0;
             }
