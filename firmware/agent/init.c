@@ -201,14 +201,8 @@ static void take_word(char *word, struct root *root)
 // As the kernel reads it: words by spaces outside double quotes, up to a lone "--"; of several, the last counts.
 static void read_command_line(struct root *root)
 {
-    int fd = (int)sys3(open, "/proc/cmdline", O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
+    if (read_text("/proc/cmdline", command_line, sizeof command_line) < 0)
         return;
-    long length = 0, got;
-    while ((got = read_some(fd, command_line + length, sizeof command_line - 1 - (size_t)length)) > 0)
-        length += got;
-    close_fd(fd);
-    command_line[length] = '\0';
     for (char *at = command_line; *at != '\0';) {
         while (*at == ' ' || *at == '\n' || *at == '\t')
             at++;
@@ -263,14 +257,9 @@ static long mount_root_as(const struct root *root, const char *type)
 static long mount_root_as_any(const struct root *root)
 {
     static char names[4096];
-    int fd = (int)sys3(open, "/proc/filesystems", O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
-    long length = 0, got;
-    while ((got = read_some(fd, names + length, sizeof names - 1 - (size_t)length)) > 0)
-        length += got;
-    close_fd(fd);
-    names[length] = '\0';
+    long length = read_text("/proc/filesystems", names, sizeof names);
+    if (length < 0)
+        return length;
     long result = -EINVAL;
     for (char *at = names; *at != '\0';) {
         char *line = at;

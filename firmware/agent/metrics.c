@@ -24,14 +24,8 @@ static u32 line(u8 *to, const char *name, u64 value)
 static bool meminfo(const char *name, u64 *kibibytes)
 {
     static char text[8192];
-    int fd = (int)sys3(open, "/proc/meminfo", O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
+    if (read_text("/proc/meminfo", text, sizeof text) < 0)
         return false;
-    long length = 0, got;
-    while ((got = read_some(fd, text + length, sizeof text - 1 - (size_t)length)) > 0)
-        length += got;
-    close_fd(fd);
-    text[length] = '\0';
     size_t name_length = text_length(name);
     for (char *at = text; *at != '\0';) {
         if (begins_with(at, name, name_length)) {

@@ -63,17 +63,11 @@ static void load_module(const char *path)
 void load_modules(void)
 {
     static struct new_utsname kernel;
-    int fd = (int)sys3(open, MODULE_LIST, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
+    long length = read_text(MODULE_LIST, list, sizeof list);
+    if (length < 0)
         return;
-    size_t length = 0;
-    long got;
-    while ((got = read_some(fd, list + length, sizeof list - 1 - length)) > 0)
-        length += (size_t)got;
-    close_fd(fd);
-    if (length == sizeof list - 1)
+    if ((size_t)length == sizeof list - 1)
         say("tsvmm-agent: " MODULE_LIST " is too long: its end is left out\n");
-    list[length] = '\0';
     sys1(uname, &kernel);
     for (char *at = list; *at != '\0';) {
         char *line = at;

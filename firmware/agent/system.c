@@ -120,6 +120,19 @@ long read_some(int fd, void *bytes, size_t count)
     return got;
 }
 
+long read_text(const char *path, char *text, size_t size)
+{
+    int fd = (int)sys3(open, path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    long length = 0, got;
+    while ((got = read_some(fd, text + length, size - 1 - (size_t)length)) > 0)
+        length += got;
+    close_fd(fd);
+    text[length] = '\0';
+    return length;
+}
+
 bool write_all(int fd, const void *bytes, size_t count)
 {
     const u8 *next = bytes;

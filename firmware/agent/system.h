@@ -99,6 +99,8 @@ void say_error(const char *what, const char *which, long error);
 
 // Retries what a signal interrupted.
 long read_some(int fd, void *bytes, size_t count);
+// The file as text with a NUL behind it, as far as it fits into `size` bytes. Returns its length, or -errno.
+long read_text(const char *path, char *text, size_t size);
 bool write_all(int fd, const void *bytes, size_t count);
 void close_fd(int fd);
 void sleep_seconds(u32 seconds);
